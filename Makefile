@@ -1,0 +1,37 @@
+# make demo   the three ways of answering on MicroSeek, in one table
+# make test   the whole suite
+# make micro  train the bundled micro models again, from another seed (some hours); make micro SEED=3
+# Each sets itself up in the virtual environment $(VENV).
+VENV ?= .venv
+PYTHON ?= python3
+SEED ?= 2
+INSTALLED = $(VENV)/.installed
+TESTED = $(VENV)/.installed-test
+
+.PHONY: demo test lint micro
+
+demo: $(INSTALLED)
+	rm -rf results/microseek
+	$(VENV)/bin/lmms-eval --config examples/microseek.yaml
+	$(VENV)/bin/comem-lmms report results/microseek --json results/microseek/summary.json --rows 6
+
+test: $(TESTED) lint
+	$(VENV)/bin/pytest
+
+lint: $(TESTED)
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+micro: $(INSTALLED)
+	$(VENV)/bin/python -m comem_lmms.training.micro results/micro-$(SEED) --seed $(SEED)
+
+$(INSTALLED): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --upgrade pip
+	$(VENV)/bin/python -m pip install --quiet --editable .
+	touch $@
+
+$(TESTED): $(INSTALLED)
+	$(VENV)/bin/python -m pip install --quiet --editable ".[test]"
+	touch $@

@@ -1,0 +1,87 @@
+"""``comem-lmms``: a thin door to the library; arguments in, one function call, its words out."""
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from comem_lmms import __version__
+from comem_lmms.errors import UserError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command; 0 if it succeeded, 2 if the user has to change something (said in one line)."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    arguments = _parser().parse_args(argv)
+    try:
+        arguments.run(arguments)
+    except UserError as error:
+        print(f"comem-lmms: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("comem-lmms: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="comem-lmms", description="External memory for VLMs in lmms-eval.")
+    parser.add_argument("--version", action="version", version=f"comem-lmms {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    report = commands.add_parser("report", help="print the table of a folder of lmms-eval results")
+    report.add_argument("folder", type=Path, help="what --output_path was; searched with all folders below")
+    report.add_argument("--json", type=Path, metavar="FILE", help="also write the rows as JSON")
+    report.add_argument("--rows", type=int, metavar="N", help="fail unless there are exactly N rows")
+    report.set_defaults(run=_report)
+
+    kb = commands.add_parser("kb", help="work on a knowledge base").add_subparsers(required=True, metavar="ACTION")
+    index = kb.add_parser("index", help="embed the images of a knowledge base and build its search index")
+    index.add_argument("folder", type=Path, help="the knowledge base")
+    index.add_argument("--clip", default="micro", help="open_clip model name, hf-hub:..., local-dir:... or micro")
+    index.add_argument("--pretrained", help="open_clip pretrained tag")
+    index.add_argument("--device", default="cpu")
+    index.set_defaults(run=_index)
+
+    microseek = commands.add_parser("microseek", help="work on MicroSeek")
+    build = microseek.add_subparsers(required=True, metavar="ACTION").add_parser(
+        "build", help="write MicroSeek's knowledge base and questions from their seed"
+    )
+    build.add_argument("knowledge", type=Path, help="folder to write the knowledge base to")
+    build.add_argument("questions", type=Path, help="Parquet file to write the questions to")
+    build.add_argument("--seed", type=int, help="another world than the shipped one")
+    build.set_defaults(run=_build)
+    return parser
+
+
+def _report(arguments: argparse.Namespace) -> None:
+    from comem_lmms.report import read_rows, render, write_summary
+
+    rows = read_rows(arguments.folder)
+    if arguments.rows not in (None, len(rows)):
+        raise UserError(f"{len(rows)} results under {arguments.folder}, not {arguments.rows}; see the log of lmms-eval")
+    if arguments.json:
+        write_summary(rows, arguments.json)
+    print(render(rows))
+
+
+def _index(arguments: argparse.Namespace) -> None:
+    from comem_lmms.knowledge import KnowledgeBase
+    from comem_lmms.retrieval import ClipEmbedder, Index
+
+    knowledge = KnowledgeBase.open(arguments.folder)
+    index = Index.build(knowledge, ClipEmbedder(arguments.clip, arguments.pretrained, arguments.device))
+    print(f"indexed {index.about['items']} items of {arguments.folder} with {arguments.clip}")
+
+
+def _build(arguments: argparse.Namespace) -> None:
+    from comem_lmms.microseek import build, world
+
+    seed = world.SEED if arguments.seed is None else arguments.seed
+    knowledge = build.build(arguments.knowledge, arguments.questions, seed)
+    print(f"{arguments.knowledge}: {len(knowledge)} items, fingerprint {knowledge.fingerprint}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

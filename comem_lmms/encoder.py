@@ -1,0 +1,178 @@
+"""The memory encoder: knowledge items in, 8 vectors an item in the VLM's embedding space out.
+
+It is the frozen VLM itself with a LoRA adapter, whose last hidden states a resampler reads. Both share one copy of the
+base weights: the adapter is on while items are encoded and off at all other times. A saved encoder is a peft adapter
+(``adapter_config.json``, ``adapter_model.safetensors``), ``resampler.safetensors`` and ``memory_encoder.json``.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from comem_lmms import micro
+from comem_lmms.errors import UserError, one_line
+from comem_lmms.files import read_json, tensors_fingerprint, write_json
+from comem_lmms.prompts import ENCODE_INSTRUCTION, item_text
+from comem_lmms.records import KnowledgeItem
+from comem_lmms.resampler import Resampler, ResamplerConfig
+from comem_lmms.vlm import FrozenVLM
+
+CONFIG = "memory_encoder.json"
+RESAMPLER = "resampler.safetensors"
+
+
+class MemoryEncoder:
+    """Encodes knowledge items with a VLM that it leaves as it was.
+
+    Use `create` for a fresh one and `load` for a saved one.
+    """
+
+    def __init__(self, vlm: FrozenVLM, adapted: Any, resampler: Resampler) -> None:
+        self.vlm = vlm
+        self.resampler = resampler.to(vlm.device, vlm.model.dtype)
+        self._adapted = adapted
+        self._adapter = [p for name, p in adapted.named_parameters() if "lora_" in name]
+        self._switch_adapter(on=False)
+
+    @property
+    def n_vectors(self) -> int:
+        """Vectors an item becomes."""
+        return self.resampler.config.n_vectors
+
+    @torch.inference_mode()
+    def encode(self, items: Sequence[KnowledgeItem]) -> Tensor:
+        """The memories of items, (n, n_vectors, D); an item's memory does not depend on the others."""
+        return self.forward(items)
+
+    def forward(self, items: Sequence[KnowledgeItem]) -> Tensor:
+        """As `encode`, with gradients into the adapter and the resampler."""
+        inputs = self.vlm.tokenize(
+            [self._render(item) for item in items], [item.image for item in items if item.image is not None]
+        )
+        with self._adapter_on():
+            hidden = self.vlm.hidden_states(inputs)  # (n, L, D)
+        return self.resampler(hidden, inputs["attention_mask"].bool())
+
+    def parameters(self) -> list[torch.nn.Parameter]:
+        """What training may change: the adapter and the resampler."""
+        return [*self._adapter, *self.resampler.parameters()]
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the adapter's and the resampler's weights and shapes."""
+        weights = tensors_fingerprint({**get_peft_model_state_dict(self._adapted), **self.resampler.state_dict()})
+        lora = self._adapted.peft_config["default"]
+        content = [weights, lora.r, lora.lora_alpha, sorted(asdict(self.resampler.config).items())]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+    def save(self, folder: str | Path) -> None:
+        """Writes the encoder, not the VLM."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        self._adapted.peft_config["default"].base_model_name_or_path = self.vlm.name
+        self._adapted.save_pretrained(str(folder), save_embedding_layers=False)
+        (folder / "README.md").unlink(missing_ok=True)  # peft's unfilled model card
+        save_file(self.resampler.state_dict(), folder / RESAMPLER)
+        about = {
+            "vlm": self.vlm.name,
+            "vlm_embeddings": embeddings_fingerprint(self.vlm),
+            "model_type": self.vlm.config.model_type,
+            "hidden_size": self.vlm.hidden_size,
+            "resampler": asdict(self.resampler.config),
+        }
+        write_json(folder / CONFIG, about)
+
+    @classmethod
+    def create(
+        cls, vlm: FrozenVLM, resampler: ResamplerConfig, rank: int = 16, alpha: int = 32, dropout: float = 0.05
+    ) -> "MemoryEncoder":
+        """A fresh encoder; with its adapter untrained (B = 0) the VLM encodes as it is."""
+        lora = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=vlm.backbone.lora_targets)
+        encoder = cls(vlm, get_peft_model(vlm.model, lora), Resampler(resampler))
+        for parameter in encoder.parameters():
+            parameter.requires_grad_(True)
+        return encoder
+
+    @classmethod
+    def load(cls, folder: str, vlm: FrozenVLM) -> "MemoryEncoder":
+        """A saved encoder on the VLM it was made for.
+
+        Raises:
+            UserError: a file is missing or damaged, or the encoder was made for another kind or size of VLM.
+        """
+        about = check(folder, vlm.name, vlm.config.model_type, vlm.hidden_size)
+        path = Path(micro.resolve(folder, "memory_encoder"))
+        made_for, given = about["vlm_embeddings"], embeddings_fingerprint(vlm)
+        if made_for != given:
+            raise UserError(
+                f"memory encoder {folder!r} was made for {about['vlm']!r} (embeddings {made_for[:12]}), another "
+                f"checkpoint than pretrained={vlm.name!r} ({given[:12]}); give the encoder's own VLM"
+            )
+        try:
+            resampler = Resampler(ResamplerConfig(**about["resampler"]))
+            resampler.load_state_dict(load_file(path / RESAMPLER))
+            adapted = PeftModel.from_pretrained(vlm.model, str(path))
+        except Exception as error:  # safetensors, peft and torch each raise their own for a damaged file
+            raise UserError(f"memory encoder {folder!r} is damaged ({one_line(error)}); copy it again") from error
+        adapted.requires_grad_(False)
+        return cls(vlm, adapted.eval(), resampler.eval().requires_grad_(False))
+
+    @contextmanager
+    def _adapter_on(self) -> Iterator[None]:
+        self._switch_adapter(on=True)
+        try:
+            yield
+        finally:
+            self._switch_adapter(on=False)
+
+    def _switch_adapter(self, on: bool) -> None:
+        """Switches the adapter, and keeps it as trainable as it was: peft freezes what it switches off."""
+        trainable = [p.requires_grad for p in self._adapter]
+        model = self._adapted.base_model
+        model.enable_adapter_layers() if on else model.disable_adapter_layers()
+        for parameter, requires_grad in zip(self._adapter, trainable, strict=True):
+            parameter.requires_grad_(requires_grad)
+
+    def _render(self, item: KnowledgeItem) -> str:
+        row = self.vlm.backbone
+        image = row.image_text if item.image is not None else ""
+        return row.item_template.format(
+            image=image, instruction=ENCODE_INSTRUCTION, text=self.vlm.plain(item_text(item))
+        )
+
+
+def embeddings_fingerprint(vlm: FrozenVLM) -> str:
+    """Of the token embeddings, rounded to bfloat16 so that the dtype a checkpoint is loaded in does not matter."""
+    return tensors_fingerprint({"embeddings": vlm.model.get_input_embeddings().weight.to(torch.bfloat16)})
+
+
+def check(folder: str, vlm: str, model_type: str, hidden_size: int) -> dict[str, Any]:
+    """Reads an encoder's configuration and compares it with a VLM's, before any weights are loaded.
+
+    Raises:
+        UserError: the folder holds no encoder, or one for another kind or size of VLM.
+    """
+    path = Path(micro.resolve(folder, "memory_encoder"))
+    for name in (CONFIG, RESAMPLER, "adapter_config.json", "adapter_model.safetensors"):
+        if not (path / name).is_file():
+            raise UserError(f"no memory encoder at {folder!r}: {name} is missing; give memory_encoder=FOLDER of one")
+    about = read_json(path / CONFIG)
+    missing = {"vlm", "vlm_embeddings", "model_type", "hidden_size", "resampler"} - set(about)
+    if missing:
+        raise UserError(f"memory encoder {folder!r}: {CONFIG} has no {', '.join(sorted(missing))}; copy it again")
+    if (about["model_type"], about["hidden_size"]) != (model_type, hidden_size):
+        raise UserError(
+            f"memory encoder {folder!r} was made for {about['model_type']} of hidden size {about['hidden_size']}, but "
+            f"pretrained={vlm!r} is {model_type} of hidden size {hidden_size}; give the encoder's own VLM "
+            f"({about['vlm']}) or another memory_encoder"
+        )
+    return about

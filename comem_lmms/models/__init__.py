@@ -1,0 +1,1 @@
+"""What lmms-eval sees: the chat models `Baseline`, `VanillaRAG` and `CoMEM`."""

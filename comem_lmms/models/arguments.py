@@ -1,0 +1,91 @@
+"""Model arguments: what follows ``--model_args`` in, checked dataclasses out."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, TypeVar
+
+from comem_lmms.errors import UserError
+
+T = TypeVar("T", bound="Arguments")
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Arguments of every wrapper.
+
+    Attributes:
+        pretrained: the VLM: a Hub id, a folder, or ``micro`` for the bundled one.
+        revision: of the VLM on the Hub.
+        dtype: "auto", "float32", "bfloat16" or "float16".
+        device: e.g. "cuda:0"; by default the process's GPU, else the CPU.
+        attn_implementation: e.g. "sdpa" or "flash_attention_2".
+        batch_size: questions answered (and items encoded) at a time.
+        min_pixels, max_pixels: limits of an image's area, for processors that know them.
+    """
+
+    pretrained: str = "micro"
+    revision: str | None = None
+    dtype: str = "auto"
+    device: str | None = None
+    attn_implementation: str | None = None
+    batch_size: int = 1
+    min_pixels: int | None = None
+    max_pixels: int | None = None
+
+    def __post_init__(self) -> None:
+        check_integers(self, "batch_size", at_least=1)
+
+
+@dataclass(frozen=True)
+class KnowledgeArguments(Arguments):
+    """Arguments of the wrappers that retrieve.
+
+    Attributes:
+        knowledge: folder of the knowledge base, or ``micro`` for MicroSeek's.
+        top_k: items a question is given; 0 means none.
+        retrieval: "clip", or the controls "oracle" (the right item first) and "wrong" (without the right item).
+        clip, clip_pretrained: the open_clip model; by default the one the index was made with.
+    """
+
+    knowledge: str = "micro"
+    top_k: int = 3
+    retrieval: str = "clip"
+    clip: str | None = None
+    clip_pretrained: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_integers(self, "top_k", at_least=0)
+
+
+@dataclass(frozen=True)
+class MemoryArguments(KnowledgeArguments):
+    """Arguments of CoMEM.
+
+    Attributes:
+        memory_encoder: folder of the memory encoder, or ``micro`` for the bundled one.
+    """
+
+    memory_encoder: str = "micro"
+
+
+def parse(kind: type[T], given: Mapping[str, Any]) -> T:
+    """The arguments as a dataclass.
+
+    Raises:
+        UserError: one is unknown, or has a value of the wrong kind.
+    """
+    known = [field.name for field in fields(kind)]
+    unknown = [name for name in given if name not in known]
+    if unknown:
+        raise UserError(f"unknown model argument {unknown[0]}={given[unknown[0]]!r}; known: {', '.join(known)}")
+    return kind(**given)
+
+
+def check_integers(arguments: Arguments, *names: str, at_least: int) -> None:
+    """Raises UserError unless each argument is an integer of at least ``at_least``; "8" counts as 8."""
+    for name in names:
+        value = getattr(arguments, name)
+        if not str(value).lstrip("-").isdigit() or int(value) < at_least:
+            raise UserError(f"{name}={value!r} must be a whole number of at least {at_least}")
+        object.__setattr__(arguments, name, int(value))

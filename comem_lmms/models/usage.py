@@ -1,0 +1,32 @@
+"""What an answer cost and what it went by: put into lmms-eval's sample logs, read back by the report."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from lmms_eval.api.instance import TokenCounts
+
+
+@dataclass
+class Usage(TokenCounts):
+    """Token counts with more to tell; lmms-eval writes `to_dict` into ``token_counts`` of each logged sample.
+
+    Attributes:
+        memory_vectors: continuous vectors in front of the prompt.
+        retrieval: how items were found: "none", "clip", "oracle" or "wrong".
+        retrieved: ids of the items the question was given, best first.
+        gold: id of the right item, where the document tells.
+        seconds: this question's share of the time its batch took, by part (retrieve, encode, answer).
+        fingerprints: of what the answer depends on (knowledge base, retrieval, VLM, memory encoder), shortened.
+    """
+
+    memory_vectors: int = 0
+    retrieval: str = "none"
+    retrieved: list[str] = field(default_factory=list)
+    gold: str | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+    fingerprints: dict[str, str] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The counts that are known, and all the rest."""
+        more = ("memory_vectors", "retrieval", "retrieved", "gold", "seconds", "fingerprints")
+        return {**super().to_dict(), **{name: getattr(self, name) for name in more}}

@@ -1,0 +1,143 @@
+"""Reads what lmms-eval wrote: a folder of result and sample files in, one row a run and task out."""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from comem_lmms.errors import UserError
+from comem_lmms.files import read_json
+
+METHODS = ("baseline", "vanilla_rag", "comem")
+RETRIEVALS = ("none", "clip", "oracle", "wrong")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One run on one task. Percentages are out of 100; None means that the files do not tell.
+
+    Attributes:
+        task, method: as lmms-eval calls them; model_args tells variants of a method apart.
+        retrieval: "none", "clip", "oracle" or "wrong".
+        accuracy, stderr: the task's first metric and its standard error, in percent.
+        questions: how many were asked.
+        prompt_tokens, memory_vectors: a question, on average.
+        seconds_per_question: retrieval, encoding and answering; encode_seconds is the share of encoding.
+        recall_at_1, recall_at_k: how often the right item is the best, or among the k, in percent.
+    """
+
+    task: str
+    method: str
+    model_args: str
+    retrieval: str
+    accuracy: float | None
+    stderr: float | None
+    questions: int
+    prompt_tokens: float | None
+    memory_vectors: float | None
+    seconds_per_question: float | None
+    encode_seconds: float | None
+    recall_at_1: float | None
+    recall_at_k: float | None
+
+
+def read_rows(folder: str | Path) -> list[Row]:
+    """The newest run of every task, model and model_args below a folder; methods in the order of the paper.
+
+    Raises:
+        UserError: there are no results, or a file is not what lmms-eval writes.
+    """
+    files = sorted(Path(folder).rglob("*_results.json"), key=lambda path: path.name)
+    if not files:
+        raise UserError(f"no results of lmms-eval (*_results.json) under {folder}; run it with --output_path {folder}")
+    rows = {(row.task, row.method, row.model_args): row for path in files for row in _rows(path)}
+    return sorted(rows.values(), key=_order)
+
+
+def write_summary(rows: Sequence[Row], path: Path) -> None:
+    """Writes rows as a JSON list."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n", encoding="utf-8")
+
+
+def _order(row: Row) -> tuple[Any, ...]:
+    """By task; oracle and wrong retrieval, which are controls, after the rest."""
+    retrieval = RETRIEVALS.index(row.retrieval) if row.retrieval in RETRIEVALS else len(RETRIEVALS)
+    method = METHODS.index(row.method) if row.method in METHODS else len(METHODS)
+    return row.task, max(retrieval, 1), method, row.method, row.model_args
+
+
+def _rows(path: Path) -> Iterator[Row]:
+    run = read_json(path)
+    try:
+        yield from _task_rows(path, run)
+    except (KeyError, IndexError, AttributeError) as error:
+        raise UserError(f"{path} lacks {error}: not a result file of lmms-eval 0.7; remove it") from error
+
+
+def _task_rows(path: Path, run: dict[str, Any]) -> Iterator[Row]:
+    config, configs = run["config"], run["configs"]
+    for task, scores in run["results"].items():
+        if task not in configs:  # a group
+            continue
+        metric = configs[task]["metric_list"][0]["metric"]
+        samples = _samples(path, task)
+        yield Row(
+            task=task,
+            method=config["model"],
+            model_args=_model_args(config["model_args"]),
+            retrieval=_retrieval(config["model"], _model_args(config["model_args"])),
+            accuracy=_percent(scores, f"{metric},"),
+            stderr=_percent(scores, f"{metric}_stderr,"),
+            questions=run["n-samples"][task]["effective"],
+            prompt_tokens=_mean(samples, lambda s: s["input_tokens"]),
+            memory_vectors=_mean(samples, lambda s: s["memory_vectors"]),
+            seconds_per_question=_mean(samples, lambda s: sum(s["seconds"].values())),
+            encode_seconds=_mean(samples, lambda s: s["seconds"].get("encode", 0.0)),
+            recall_at_1=_recall(samples, 1),
+            recall_at_k=_recall(samples, None),
+        )
+
+
+def _model_args(given: str | dict[str, Any]) -> str:
+    return given if isinstance(given, str) else ",".join(f"{key}={value}" for key, value in given.items())
+
+
+def _retrieval(method: str, model_args: str) -> str:
+    """From the arguments, since answers from a cache do not tell."""
+    if method not in METHODS[1:]:
+        return "none"
+    given = dict(part.split("=", 1) for part in model_args.split(",") if "=" in part)
+    return given.get("retrieval", "clip")
+
+
+def _samples(path: Path, task: str) -> list[dict[str, Any]]:
+    """The usage of each answer, from the sample file next to a result file; empty without --log_samples."""
+    samples = path.with_name(path.name.replace("_results.json", f"_samples_{task}.jsonl"))
+    if not samples.is_file():
+        return []
+    with samples.open(encoding="utf-8") as lines:
+        return [(json.loads(line).get("token_counts") or [None])[0] or {} for line in lines]
+
+
+def _percent(scores: dict[str, Any], start: str) -> float | None:
+    value = next((value for key, value in scores.items() if key.startswith(start)), None)
+    return 100 * value if isinstance(value, int | float) else None
+
+
+def _mean(samples: list[dict[str, Any]], value: Any) -> float | None:
+    """Over the samples that tell: answers that came from a cache or from a foreign model may not."""
+    values = []
+    for sample in samples:
+        try:
+            values.append(value(sample))
+        except KeyError:
+            continue
+    return fmean(values) if values else None
+
+
+def _recall(samples: list[dict[str, Any]], k: int | None) -> float | None:
+    known = [s for s in samples if s.get("gold") is not None and s.get("retrieved")]
+    return 100 * fmean(s["gold"] in s["retrieved"][:k] for s in known) if known else None

@@ -1,0 +1,104 @@
+"""The retriever: queries in, for each the top-k hits of a knowledge base out, best first.
+
+Besides CLIP retrieval there are two controls. Both start from the CLIP ranking and need the id of the right item:
+``oracle`` moves it to the first place, ``wrong`` removes it.
+"""
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from typing import Any, Literal, get_args
+
+import torch
+from PIL import Image
+
+from comem_lmms.errors import UserError
+from comem_lmms.knowledge import KnowledgeBase
+from comem_lmms.records import Hit, Query
+from comem_lmms.retrieval.clip import ClipEmbedder
+from comem_lmms.retrieval.index import Index
+
+Retrieval = Literal["clip", "oracle", "wrong"]
+
+
+class Retriever:
+    """Image-to-image retrieval over one knowledge base.
+
+    Args:
+        knowledge: the base; its folder holds the index.
+        kind: "clip", or one of the controls "oracle" and "wrong".
+        clip, pretrained: the embedding model; by default the one the index was made with.
+
+    Raises:
+        UserError: ``kind`` is unknown, or the index is missing or does not fit the base or the embedding model.
+    """
+
+    def __init__(
+        self,
+        knowledge: KnowledgeBase,
+        kind: str = "clip",
+        clip: str | None = None,
+        pretrained: str | None = None,
+        device: str | torch.device = "cpu",
+    ) -> None:
+        if kind not in get_args(Retrieval):
+            raise UserError(f"retrieval={kind!r} is unknown; choose one of {', '.join(get_args(Retrieval))}")
+        self.knowledge, self.kind = knowledge, kind
+        self._index = Index.open(knowledge)
+        about: dict[str, Any] = self._index.about
+        if clip is None:
+            clip, pretrained = about["clip"], pretrained or about["pretrained"]
+        self._embedder = ClipEmbedder(clip, pretrained, device)
+        self._index.check_embedder(self._embedder)
+
+    @property
+    def fingerprint(self) -> str:
+        """What the hits depend on: the knowledge base, the embedding model and the kind of retrieval."""
+        parts = (self.kind, self.knowledge.fingerprint, self._embedder.fingerprint, str(self._index.about["index"]))
+        return hashlib.sha256(" ".join(parts).encode()).hexdigest()
+
+    def search(self, queries: Iterable[Query], k: int) -> Iterator[list[Hit]]:
+        """The hits of each query, in order; ``queries`` may be a stream, of which one batch is held at a time.
+
+        Raises:
+            UserError: ``k`` exceeds the base, a query has no image, or a control has no right item to go by.
+        """
+        check_top_k(k, self.knowledge, self.kind)
+        golds: list[str | None] = []
+        images = (_image_and_note(query, golds) for query in queries)
+        answered = 0
+        # One more than asked for, since "wrong" drops one.
+        for vectors in self._embedder.embed_all(images):
+            scores, rows = self._index.search(vectors, min(k + 1, len(self.knowledge)))
+            for score, row in zip(scores.tolist(), rows.tolist(), strict=True):
+                ranked = [Hit(self.knowledge.ids[r], r, s) for r, s in zip(row, score, strict=True) if r >= 0]
+                yield self._controlled(ranked, golds[answered])[:k]
+                answered += 1
+
+    def _controlled(self, ranked: list[Hit], gold: str | None) -> list[Hit]:
+        if self.kind == "clip":
+            return ranked
+        if gold is None or gold not in self.knowledge.row_of:
+            raise UserError(
+                f"retrieval={self.kind} needs the id of the right item in the document's `item_id`, and {gold!r} is "
+                f"not in knowledge base {self.knowledge.folder}; use retrieval=clip"
+            )
+        others = [hit for hit in ranked if hit.id != gold]
+        if self.kind == "wrong":
+            return others
+        return [Hit(gold, self.knowledge.row_of[gold], 1.0), *others]
+
+
+def check_top_k(k: int, knowledge: KnowledgeBase, kind: str = "clip") -> None:
+    """Raises UserError unless 0 <= k <= the number of items that can be found."""
+    available = len(knowledge) - (kind == "wrong")
+    if not 0 <= k <= available:
+        raise UserError(f"top_k={k} but knowledge base {knowledge.folder} has {available} items to find; lower top_k")
+
+
+def _image_and_note(query: Query, golds: list[str | None]) -> Image.Image:
+    if query.image is None:
+        raise UserError(
+            f"{query.name} has no image, and retrieval is by image; use --model baseline for tasks without images"
+        )
+    golds.append(query.gold)
+    return query.image

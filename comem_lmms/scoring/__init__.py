@@ -1,0 +1,1 @@
+"""From text to numbers: pure functions that import nothing heavy."""

@@ -1,0 +1,285 @@
+"""The frozen VLM: chats (and memories in front of them) in, answers out. The only place where embeddings are spliced.
+
+A memory enters without any patched model: the prompt gets one placeholder token for each of its vectors, and a hook
+on the token embedding replaces the placeholders' rows. Positions, masks, caches and batches stay transformers' own.
+"""
+
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from PIL import Image
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, BatchFeature, StoppingCriteriaList
+
+from comem_lmms import micro
+from comem_lmms.backbones import Backbone, backbone
+from comem_lmms.errors import UserError, one_line
+from comem_lmms.files import files_fingerprint
+from comem_lmms.generation import StopAt, cut, generation_arguments
+from comem_lmms.images import open_image
+
+Chat = Sequence[dict[str, Any]]
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+
+class Answer(NamedTuple):
+    """What a VLM said, and the tokens it read (memory vectors not counted) and wrote (the end token included)."""
+
+    text: str
+    prompt_tokens: int
+    output_tokens: int
+
+
+class FrozenVLM:
+    """A vision-language model from the Hub or a folder, never trained.
+
+    Args:
+        pretrained: Hub id or folder, or ``micro``.
+        dtype: "auto" (the checkpoint's), "float32", "bfloat16" or "float16".
+        device: e.g. "cuda:1"; by default the first GPU, else the CPU.
+        attn_implementation: e.g. "sdpa", "eager", "flash_attention_2"; by default transformers' choice.
+        min_pixels, max_pixels: limits of an image's area, for processors that know them.
+
+    Raises:
+        UserError: there is no such model, or an argument has no such value.
+    """
+
+    def __init__(
+        self,
+        pretrained: str,
+        dtype: str = "auto",
+        device: str | None = None,
+        attn_implementation: str | None = None,
+        min_pixels: int | None = None,
+        max_pixels: int | None = None,
+        revision: str | None = None,
+    ) -> None:
+        self.name = pretrained
+        self.device = check_placement(dtype, device)
+        self.config = read_config(pretrained, revision)
+        location = micro.resolve(pretrained, "vlm")
+        pixels = {k: v for k, v in {"min_pixels": min_pixels, "max_pixels": max_pixels}.items() if v is not None}
+        try:
+            self.processor = AutoProcessor.from_pretrained(location, revision=revision, **pixels)
+            model = AutoModelForImageTextToText.from_pretrained(
+                location, revision=revision, dtype=dtype, attn_implementation=attn_implementation
+            )
+        except Exception as error:  # transformers, safetensors and huggingface_hub each raise their own
+            raise UserError(f"cannot load the VLM pretrained={pretrained!r} ({one_line(error)})") from error
+        self.model: Any = model.to(self.device).eval().requires_grad_(False)  # type: ignore[arg-type]
+
+    @property
+    def backbone(self) -> Backbone:
+        """The row of the model's family; raises UserError for a family without memory."""
+        return backbone(self.config.model_type)
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of the token embeddings, which is that of a memory vector."""
+        return hidden_size(self.config)
+
+    @torch.inference_mode()
+    def generate(
+        self, chats: Sequence[Chat], prefixes: Sequence[Tensor] | None = None, **gen_kwargs: Any
+    ) -> list[Answer]:
+        """Answers a batch of chats.
+
+        Args:
+            chats: lmms-eval messages, each ending with a user turn.
+            prefixes: for each chat the memory vectors to put in front, (n_i, D); n_i may be 0 and differ.
+            gen_kwargs: of the task, ``until`` included; see `generation_arguments`.
+        """
+        arguments, until = generation_arguments(gen_kwargs)
+        inputs = self.prepare(chats)
+        lengths = inputs["attention_mask"].sum(1).tolist()
+        with self.prefixed(inputs, prefixes) as inputs:
+            prompt = inputs["input_ids"].shape[1]
+            stop = StoppingCriteriaList([StopAt(until, prompt, self.processor.tokenizer)] if until else [])
+            arguments = {"pad_token_id": self._pad_id, **arguments}
+            output = self.model.generate(**inputs, **arguments, stopping_criteria=stop)
+        new = output[:, prompt:]
+        # Several sequences a chat (num_return_sequences) are an answer to a chat each; the first is the best.
+        new = new[:: len(new) // len(chats)]
+        ends = arguments.get("eos_token_id", self.model.generation_config.eos_token_id)
+        ends = {arguments["pad_token_id"], *([ends] if isinstance(ends, int) else ends or [])}
+        return [self._answer(ids, length, ends, until) for ids, length in zip(new.tolist(), lengths, strict=True)]
+
+    def logits(self, chats: Sequence[Chat], prefixes: Sequence[Tensor] | None = None) -> Tensor:
+        """Next-token logits after each chat, (B, vocabulary)."""
+        with self.prefixed(self.prepare(chats), prefixes) as inputs:
+            return self.model(**inputs, logits_to_keep=1).logits[:, -1]
+
+    def prepare(self, chats: Sequence[Chat]) -> BatchFeature:
+        """Model inputs of a left-padded batch, (B, L)."""
+        texts = self.processor.apply_chat_template(
+            [self._to_transformers(chat) for chat in chats], tokenize=False, add_generation_prompt=True
+        )
+        return self.tokenize(texts, [open_image(part["url"]) for chat in chats for part in images_of(chat)])
+
+    def tokenize(self, texts: Sequence[str], images: Sequence[Image.Image]) -> BatchFeature:
+        """Model inputs of rendered texts and the images that occur in them, in order; left-padded, on the device."""
+        inputs = self.processor(
+            text=list(texts), images=list(images) or None, padding=True, padding_side="left", return_tensors="pt"
+        )
+        return inputs.to(self.device, dtype=self.model.dtype)
+
+    def hidden_states(self, inputs: BatchFeature) -> Tensor:
+        """The last hidden states, after the final norm; (B, L, D)."""
+        return self.model.model(**inputs, use_cache=False).last_hidden_state
+
+    def plain(self, text: str) -> str:
+        """The text with every special token of the tokenizer broken up, so that data cannot pose as structure."""
+        for token in self.processor.tokenizer.all_special_tokens:
+            if token in text:
+                text = text.replace(token, f"{token[0]} {token[1:]}")
+        return text
+
+    @contextmanager
+    def prefixed(self, inputs: BatchFeature, prefixes: Sequence[Tensor] | None) -> Iterator[BatchFeature]:
+        """Inputs with memory in front; within the context the model sees the memory in place of the placeholders.
+
+        Args:
+            inputs: of `prepare`, (B, L).
+            prefixes: B tensors (n_i, D); gradients flow into them.
+        """
+        if not prefixes or not any(map(len, prefixes)):
+            yield inputs
+            return
+        inputs, is_memory = insert_placeholders(inputs, [len(p) for p in prefixes], self._pad_id)
+        width = is_memory.shape[1]
+        spliced = False
+
+        def splice(module: torch.nn.Module, args: tuple[Tensor, ...], embeddings: Tensor) -> Tensor:
+            nonlocal spliced
+            if embeddings.shape[1] < width:  # a decoding step: only what is new
+                return embeddings
+            spliced = True
+            beams = len(embeddings) // len(is_memory)  # beam search repeats every row
+            memory = torch.cat([prefix for prefix in prefixes for _ in range(beams)]).to(embeddings)
+            mask = is_memory.repeat_interleave(beams, 0).unsqueeze(-1)
+            # Without a cache every step embeds the prompt and what came after it.
+            return torch.cat([embeddings[:, :width].masked_scatter(mask, memory), embeddings[:, width:]], dim=1)
+
+        handle = self.model.get_input_embeddings().register_forward_hook(splice)
+        try:
+            yield inputs
+        finally:
+            handle.remove()
+        if not spliced:
+            raise RuntimeError("the VLM never embedded the whole prompt, so it answered without its memory")
+
+    @property
+    def _pad_id(self) -> int:
+        tokenizer = self.processor.tokenizer
+        return tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+
+    def _to_transformers(self, chat: Chat) -> list[dict[str, Any]]:
+        return [{"role": m["role"], "content": [self._part(part) for part in m["content"]]} for m in chat]
+
+    def _part(self, part: dict[str, Any]) -> dict[str, Any]:
+        if part["type"] == "text":
+            return {"type": "text", "text": self.plain(part["text"])}
+        if part["type"] == "image":
+            return {"type": "image"}
+        raise UserError(f"a question holds a part of type {part['type']!r}; only text and images are supported")
+
+    def _answer(self, ids: list[int], prompt_tokens: int, ends: set[int], until: list[str]) -> Answer:
+        length = next((i + 1 for i, id_ in enumerate(ids) if id_ in ends), len(ids))
+        text = self._decode(ids[:length])
+        answer = cut(text, until)
+        if answer != text:  # a row that stopped is filled up until its batch is done
+            length = bisect_left(range(length), True, key=lambda n: cut(t := self._decode(ids[:n]), until) != t)
+        return Answer(answer, prompt_tokens, length)
+
+    def _decode(self, ids: list[int]) -> str:
+        tokenizer = self.processor.tokenizer
+        return tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+
+def check_placement(dtype: str, device: str | None) -> torch.device:
+    """The device, by default a GPU if there is one.
+
+    Raises:
+        UserError: there is no such dtype or device.
+    """
+    if dtype not in DTYPES:
+        raise UserError(f"dtype={dtype!r} is unknown; choose one of {', '.join(DTYPES)}")
+    try:
+        return torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    except RuntimeError as error:
+        raise UserError(f"device={device!r} is unknown; give e.g. cpu or cuda:0") from error
+
+
+def read_config(pretrained: str, revision: str | None = None) -> Any:
+    """The configuration of a model, without its weights.
+
+    Raises:
+        UserError: there is no such model.
+    """
+    location = micro.resolve(pretrained, "vlm")
+    try:
+        return AutoConfig.from_pretrained(location, revision=revision)
+    except (OSError, ValueError) as error:
+        reason = str(error).split("\n")[0]
+        raise UserError(
+            f"cannot load the VLM pretrained={pretrained!r} ({reason}); give a Hub id or a folder"
+        ) from error
+
+
+def hidden_size(config: Any) -> int:
+    """Width of the token embeddings of a VLM, from its configuration."""
+    return config.get_text_config().hidden_size
+
+
+def images_of(chat: Chat) -> list[dict[str, Any]]:
+    """The image parts of a chat, in order."""
+    return [part for message in chat for part in message["content"] if part["type"] == "image"]
+
+
+def insert_placeholders(inputs: BatchFeature, counts: Sequence[int], pad_id: int) -> tuple[BatchFeature, Tensor]:
+    """Puts ``counts[i]`` placeholders between row i's padding and its prompt.
+
+    A placeholder repeats the prompt's first token, so that a repetition penalty meets no token it would not have met.
+
+    Returns:
+        The inputs, left-padded anew to (B, L'), and where the placeholders are, (B, L') bool.
+    """
+    lengths = inputs["attention_mask"].sum(1).tolist()
+    width = max(length + count for length, count in zip(lengths, counts, strict=True))
+    rows = []
+    for i, (length, count) in enumerate(zip(lengths, counts, strict=True)):
+        start = width - length - count
+        row = {
+            "is_memory": _row(
+                0, start, 1, count, torch.zeros(length, dtype=torch.long, device=inputs["input_ids"].device)
+            )
+        }
+        for key, pad, placeholder in (
+            ("input_ids", pad_id, None),
+            ("attention_mask", 0, 1),
+            ("mm_token_type_ids", 0, 0),
+        ):
+            if key in inputs:
+                prompt = inputs[key][i, -length:]
+                row[key] = _row(pad, start, prompt[0] if placeholder is None else placeholder, count, prompt)
+        rows.append(row)
+    stacked = {key: torch.stack([row[key] for row in rows]) for key in rows[0]}
+    is_memory = stacked.pop("is_memory").bool()
+    return BatchFeature({**inputs, **stacked}), is_memory
+
+
+def _row(pad: int, n_pad: int, placeholder: int | Tensor, n: int, prompt: Tensor) -> Tensor:
+    return torch.cat([prompt.new_full((n_pad,), pad), prompt.new_full((n,), int(placeholder)), prompt])
+
+
+def weights_fingerprint(pretrained: str, config: Any = None) -> str:
+    """Tells one checkpoint from another: the Hub's commit, or a hash of the files of a folder."""
+    commit = getattr(config, "_commit_hash", None)
+    if commit:
+        return commit
+    files = sorted(path for path in Path(micro.resolve(pretrained, "vlm")).iterdir() if path.is_file())
+    return files_fingerprint(files)

@@ -1,0 +1,95 @@
+"""What tests share: the bundled micro models, small knowledge bases, the harness in this process and in another."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import chat
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+ROOT = Path(__file__).parents[1]
+SHARED = ROOT.parent / "shared" / "fixtures"
+
+
+@pytest.fixture(scope="session")
+def fixtures() -> Path:
+    """Reference outputs that are not part of a clone; their absence fails where CI=true."""
+    if not SHARED.is_dir():
+        if os.environ.get("CI") == "true":
+            pytest.fail(f"{SHARED} is missing")
+        pytest.skip(f"{SHARED} is not part of a clone")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def knowledge():
+    """MicroSeek's knowledge base."""
+    from comem_lmms import micro
+    from comem_lmms.knowledge import KnowledgeBase
+
+    return KnowledgeBase.open(micro.resolve("micro", "knowledge"))
+
+
+@pytest.fixture(scope="session")
+def vlm():
+    """The micro VLM, without any adapter."""
+    from comem_lmms.vlm import FrozenVLM
+
+    return FrozenVLM("micro", device="cpu")
+
+
+@pytest.fixture(scope="session")
+def encoder():
+    """The micro memory encoder on a VLM of its own."""
+    from comem_lmms.encoder import MemoryEncoder
+    from comem_lmms.vlm import FrozenVLM
+
+    return MemoryEncoder.load("micro", FrozenVLM("micro", device="cpu"))
+
+
+@pytest.fixture(scope="session")
+def questions() -> list[dict]:
+    """MicroSeek's test documents."""
+    import datasets
+
+    return list(datasets.load_dataset("parquet", data_files=str(ROOT / "tasks/microseek/test.parquet"), split="train"))
+
+
+@pytest.fixture(scope="session")
+def chats(questions: list[dict]) -> list[list[dict]]:
+    """Some questions as chats, of different lengths."""
+    return [chat(q["question"], q["image"]) for q in questions[:8]]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess]:
+    """Runs a command of this environment from an empty folder, without PYTHONPATH; output and errors together."""
+
+    def run_(
+        *command: str, cwd: Path = tmp_path, check: bool = True, **environment: str
+    ) -> subprocess.CompletedProcess:
+        program = Path(sys.executable).parent / command[0]
+        done = subprocess.run(
+            [str(program), *command[1:]],
+            cwd=cwd,
+            env={**{k: v for k, v in os.environ.items() if k != "PYTHONPATH"}, **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=600,
+        )
+        if check:
+            assert done.returncode == 0, done.stdout[-4000:]
+        return done
+
+    return run_
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)

@@ -1,0 +1,92 @@
+"""lmms-eval finds models and tasks through its own doors, from an empty folder."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+LIMIT = ("--tasks", "microseek", "--limit", "4", "--batch_size", "4", "--output_path", "out", "--log_samples")
+
+
+def accuracy(folder: Path) -> dict[str, float]:
+    """By model, from the result files."""
+    runs = [json.loads(path.read_text()) for path in folder.rglob("*_results.json")]
+    return {run["config"]["model"]: run["results"]["microseek"]["exact_match,none"] for run in runs}
+
+
+@pytest.mark.parametrize(
+    "door",
+    [
+        ("lmms-eval",),
+        ("lmms-eval", "eval"),
+        ("python", "-m", "lmms_eval"),
+        ("accelerate", "launch", "--num_processes", "1", "--cpu", "-m", "lmms_eval"),
+        ("accelerate", "launch", "--num_processes", "2", "--cpu", "-m", "lmms_eval"),
+    ],
+    ids=" ".join,
+)
+def test_doors(run, tmp_path, door):
+    # Five questions, so that two processes do not get the same number.
+    run(*door, "--model", "comem", *LIMIT, "--limit", "5")
+    assert accuracy(tmp_path)["comem"] >= 0.6  # guessing gives 1 in 40
+
+
+@pytest.mark.parametrize("model", ["baseline", "vanilla_rag"])
+def test_other_models(run, tmp_path, model):
+    run("lmms-eval", "--model", model, *LIMIT)
+    assert set(accuracy(tmp_path)) == {model}
+
+
+def test_lists(run):
+    models = run("lmms-eval", "models").stdout
+    assert all(re.search(rf"^{name} +chat", models, re.M) for name in ("baseline", "vanilla_rag", "comem"))
+    assert re.search(r"^ - microseek$", run("lmms-eval", "--tasks", "list").stdout, re.M)
+
+
+def test_server_finds_them(run):
+    """The server's two lists, through its own functions; it starts evaluations with the doors above."""
+    program = (
+        "import asyncio\n"
+        "from lmms_eval.entrypoints import http_server as server\n"
+        "models = asyncio.run(server.list_available_models())\n"
+        "tasks = asyncio.run(server.list_available_tasks())\n"
+        "assert 'comem' in str(models), models\n"
+        "assert 'microseek' in str(tasks), tasks\n"
+    )
+    run("python", "-c", program)
+
+
+def test_bad_argument_is_one_line_before_the_traceback(run):
+    output = run("lmms-eval", "--model", "comem", "--model_args", "topk=5", *LIMIT, check=False).stdout
+    line = "unknown model argument topk=5; known: pretrained"
+    assert line in output
+    assert output.index(line) < output.index("Traceback")
+
+
+def test_a_killed_run_resumes(tmp_path):
+    """kill -9 in the middle, the same command again: what was answered is not asked again."""
+    command = [Path(sys.executable).parent / "lmms-eval", "--model", "vanilla_rag", "--tasks", "microseek"]
+    command += ["--batch_size", "1", "--use_cache", "cache", "--output_path", "out", "--log_samples"]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 300
+    while not (audit := [*tmp_path.glob("cache/runs/*/rank_0.audit.jsonl")]) or not audit[0].stat().st_size:
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    kept = len(audit[0].read_text().splitlines())
+    assert 0 < kept < 384
+    again = subprocess.run(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=600
+    )
+    found = int(re.search(r"resuming: (\d+) answers found", again.stdout).group(1))
+    assert found >= kept - 1  # the last line may have been written before the database
+    (own,) = set(tmp_path.glob("cache/runs/*/rank_0.audit.jsonl")) - set(audit)
+    assert len(own.read_text().splitlines()) == 384 - found  # nothing else was asked
+    assert accuracy(tmp_path)["vanilla_rag"] > 0.9

@@ -1,0 +1,221 @@
+"""The three wrappers, run by lmms-eval in this process on the bundled micro models."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from helpers import answers, evaluate, usages
+from loguru import logger
+
+from comem_lmms import micro
+from comem_lmms.errors import UserError
+from comem_lmms.knowledge import KnowledgeBase
+from comem_lmms.models.baseline import Baseline
+from comem_lmms.models.comem import CoMEM
+from comem_lmms.models.vanilla_rag import VanillaRAG
+from comem_lmms.retrieval import ClipEmbedder, Index
+
+PIXELS = 112 * 112
+
+
+@pytest.fixture
+def own_knowledge(knowledge, tmp_path):
+    """A copy of MicroSeek's knowledge base that a test may spoil."""
+    folder = tmp_path / "kb"
+    shutil.copytree(knowledge.folder, folder)
+    return folder
+
+
+@pytest.mark.parametrize("model", ["baseline", "vanilla_rag", "comem"])
+def test_batch_size_does_not_change_an_answer(model):
+    one, eight = (evaluate(model, batch_size=size) for size in (1, 8))
+    assert len(answers(one)) == 384
+    assert answers(one) == answers(eight)
+    assert [u["input_tokens"] for u in usages(one)] == [u["input_tokens"] for u in usages(eight)]
+    assert [u["retrieved"] for u in usages(one)] == [u["retrieved"] for u in usages(eight)]
+
+
+def test_what_an_answer_cost_is_logged():
+    usage = usages(evaluate("comem", model_args="top_k=2", limit=4, batch_size=3))[0]
+    assert usage["memory_vectors"] == 16
+    assert len(usage["retrieved"]) == 2
+    assert usage["input_tokens"] > 20
+    assert usage["output_tokens"] >= 1
+    assert set(usage["seconds"]) == {"retrieve", "encode", "answer"}
+    assert set(usage["fingerprints"]) == {"knowledge", "retrieval", "vlm", "memory_encoder"}
+
+
+def test_no_items_is_the_baseline():
+    baseline = answers(evaluate("baseline", limit=8, batch_size=4))
+    for model in ("vanilla_rag", "comem"):
+        assert answers(evaluate(model, model_args="top_k=0", limit=8, batch_size=4)) == baseline
+
+
+def test_rag_and_comem_get_the_same_items():
+    rag, comem = (usages(evaluate(model, limit=8, batch_size=8)) for model in ("vanilla_rag", "comem"))
+    assert [u["retrieved"] for u in rag] == [u["retrieved"] for u in comem]
+    assert rag[0]["input_tokens"] > comem[0]["input_tokens"] + 3 * 100
+
+
+def test_baseline_equals_the_wrapper_of_lmms_eval():
+    """Same answers as lmms-eval's own Qwen2.5-VL, alone and as our base.
+
+    It is fixed to bfloat16, in which padding turns near ties, and it makes up its batches in another order: one by one.
+    """
+    pytest.importorskip("decord")
+    own = evaluate("baseline", model_args="dtype=bfloat16,device=cpu", batch_size=1)
+    theirs = f"pretrained={micro.resolve('micro', 'vlm')},device_map=cpu,min_pixels={PIXELS},max_pixels={PIXELS}"
+    built_in = evaluate("qwen2_5_vl", model_args=theirs, device="cpu", batch_size=1)
+    assert answers(own) == answers(built_in)
+    assert len(answers(own)) == 384
+    assert len(set(answers(own))) > 10
+    based = evaluate("baseline", model_args=f"base=qwen2_5_vl,{theirs}", device="cpu", batch_size=1, limit=48)
+    assert answers(based) == answers(built_in)[:48]
+
+
+def test_rag_on_a_base_of_lmms_eval_equals_rag_on_our_own():
+    pytest.importorskip("decord")
+    own = evaluate("vanilla_rag", model_args="dtype=bfloat16,device=cpu", batch_size=1, limit=48)
+    theirs = f"pretrained={micro.resolve('micro', 'vlm')},device_map=cpu,min_pixels={PIXELS},max_pixels={PIXELS}"
+    based = evaluate("vanilla_rag", model_args=f"base=qwen2_5_vl,{theirs}", device="cpu", batch_size=1, limit=48)
+    assert answers(based) == answers(own)
+    assert [u["retrieved"] for u in usages(based)] == [u["retrieved"] for u in usages(own)]
+
+
+def test_generation_arguments_of_the_command_line_are_honoured():
+    run = evaluate("baseline", gen_kwargs="max_new_tokens=1", limit=4, batch_size=4)
+    assert {u["output_tokens"] for u in usages(run)} == {1}
+
+
+@pytest.mark.parametrize(
+    ("model", "arguments", "message"),
+    [
+        (Baseline, {"topk": 3}, r"unknown model argument topk=3; known: pretrained, .*max_pixels"),
+        (CoMEM, {"base": "vllm"}, r"unknown model argument base='vllm'"),
+        (VanillaRAG, {"top_k": "many"}, r"top_k='many' must be a whole number of at least 0"),
+        (VanillaRAG, {"top_k": 1025}, r"top_k=1025 but knowledge base .* has 1024 items"),
+        (VanillaRAG, {"batch_size": 0}, r"batch_size=0 must be a whole number of at least 1"),
+        (VanillaRAG, {"retrieval": "gold"}, r"retrieval='gold' is unknown"),
+        (VanillaRAG, {"knowledge": "/nowhere"}, r"no knowledge base at /nowhere"),
+        (CoMEM, {"memory_encoder": "/nowhere"}, r"no memory encoder at '/nowhere'"),
+        (CoMEM, {"pretrained": "/nowhere"}, r"cannot load the VLM pretrained='/nowhere'"),
+        (Baseline, {"base": "no_such_model"}, r"base='no_such_model' is not a model of lmms-eval"),
+        (Baseline, {"base": "dummy"}, r"base='dummy' is a simple model"),
+        (VanillaRAG, {"base": "openai", "topk": 5}, r"topk= would go to base='openai', but looks like top_k="),
+        (VanillaRAG, {"dtype": "int7"}, r"dtype='int7' is unknown"),
+    ],
+)
+def test_bad_arguments_are_one_clear_line_before_a_model_is_loaded(model, arguments, message, monkeypatch):
+    monkeypatch.setattr("comem_lmms.models.base.FrozenVLM", None)  # loading a model would fail otherwise
+    monkeypatch.setattr("comem_lmms.retrieval.retriever.ClipEmbedder", None)
+    lines: list[str] = []
+    sink = logger.add(lines.append, level="ERROR", format="{message}")
+    with pytest.raises(UserError, match=message):
+        model(**arguments)
+    logger.remove(sink)
+    assert len(lines) == 1
+    assert lines[0].count("\n") == 1
+
+
+def test_model_args_count_more_than_the_command_line():
+    model = Baseline.create_from_arg_string("batch_size=8,dtype=float32", {"batch_size": 1, "max_batch_size": 16})
+    assert model.arguments.batch_size == 8
+    assert Baseline.create_from_arg_string({}, {"batch_size": "4"}).arguments.batch_size == 4
+
+
+def test_no_requests_no_answers():
+    assert Baseline().generate_until([]) == []
+
+
+def test_repeats_are_answered_each():
+    run = evaluate("baseline", limit=3, batch_size=2, repeats=2)
+    assert len(run["samples"]["microseek"]) == 3
+    assert all(len(sample["resps"][0]) == 2 for sample in run["samples"]["microseek"])
+
+
+def test_index_of_another_base_is_refused(own_knowledge, knowledge):
+    KnowledgeBase.create(own_knowledge, [knowledge.row(i) for i in range(1, 1024)])
+    with pytest.raises(UserError, match="has 1024 vectors but the base has 1023 items"):
+        VanillaRAG(knowledge=str(own_knowledge))
+
+
+def spoiled_task(tmp_path, questions, image):
+    """MicroSeek with another image in its third document."""
+    import datasets
+    import yaml
+
+    from comem_lmms.plugin import task_folder
+
+    columns = ["item_id", "question", "answer", "attribute"]
+    rows = [{**{c: q[c] for c in columns}, "image": q["image"]} for q in questions[:4]]
+    features = datasets.Features({**{c: datasets.Value("string") for c in columns}, "image": datasets.Image()})
+    table = datasets.Dataset.from_list(rows, features=features).cast_column("image", datasets.Image(decode=False))
+    cells = table.to_list()
+    cells[2]["image"] = image
+    datasets.Dataset.from_list(cells, features=features).to_parquet(tmp_path / "test.parquet")
+    source = f"{task_folder()}/microseek"
+    shutil.copy(f"{source}/utils.py", tmp_path)
+    text = Path(source, "microseek.yaml").read_text().replace("task: microseek", "task: spoiled")
+    assert yaml.safe_load(text.split("doc_to_visual")[0])["task"] == "spoiled"
+    (tmp_path / "spoiled.yaml").write_text(text)
+    from lmms_eval.tasks import TaskManager
+
+    return TaskManager(include_path=str(tmp_path))
+
+
+@pytest.mark.parametrize("model", ["baseline", "vanilla_rag", "comem"])
+def test_corrupt_image_names_the_document(tmp_path, questions, model):
+    tasks = spoiled_task(tmp_path, questions, {"bytes": b"BM not an image", "path": None})
+    with pytest.raises(UserError, match=r"document 2 of task spoiled cannot be read"):
+        evaluate(model, ("spoiled",), task_manager=tasks)
+
+
+def test_documents_without_an_image(tmp_path, questions):
+    tasks = spoiled_task(tmp_path, questions, None)
+    utils = tmp_path / "utils.py"
+    utils.write_text(
+        utils.read_text().replace('return [doc["image"]', 'return [] if doc["image"] is None else [doc["image"]')
+    )
+    with pytest.raises(UserError, match=r"document 2 of task spoiled has no image, and retrieval is by image"):
+        evaluate("comem", ("spoiled",), task_manager=tasks)
+    assert len(answers(evaluate("baseline", ("spoiled",), task_manager=tasks), "spoiled")) == 4
+
+
+def test_answers_are_not_taken_from_the_cache_of_another_knowledge_base(own_knowledge, knowledge, tmp_path):
+    arguments = {
+        "model_args": f"knowledge={own_knowledge}",
+        "limit": 8,
+        "batch_size": 8,
+        "use_cache": str(tmp_path / "cache"),
+    }
+    first = evaluate("vanilla_rag", **arguments)
+    again = evaluate("vanilla_rag", **arguments)
+    assert answers(again) == answers(first)
+    assert usages(again)[0] is None  # from the cache
+    rows = [knowledge.row(i) for i in range(1024)]
+    turned = [
+        row._replace(title=other.title, text=other.text) for row, other in zip(rows, rows[1:] + rows[:1], strict=True)
+    ]
+    Index.build(KnowledgeBase.create(own_knowledge, turned), ClipEmbedder("micro"))
+    changed = evaluate("vanilla_rag", **arguments)
+    assert usages(changed)[0] is not None
+    assert answers(changed) != answers(first)
+
+
+def test_an_interrupted_run_resumes(tmp_path, monkeypatch):
+    arguments = {"batch_size": 8, "limit": 100, "use_cache": str(tmp_path / "cache")}
+    whole = answers(evaluate("vanilla_rag", batch_size=8, limit=100))
+    answer, asked = VanillaRAG._answer, []
+
+    def interrupted(self, requests, hits):
+        asked.append(len(requests))
+        if len(asked) == 2:
+            raise KeyboardInterrupt
+        return answer(self, requests, hits)
+
+    monkeypatch.setattr(VanillaRAG, "_answer", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate("vanilla_rag", **arguments)
+    assert asked == [64, 36]
+    assert answers(evaluate("vanilla_rag", **arguments)) == whole
+    assert asked == [64, 36, 36]  # the first 64 were not asked again

@@ -1,0 +1,91 @@
+"""The report reads what lmms-eval wrote and prints one row a run."""
+
+import json
+
+import pytest
+
+from comem_lmms.cli import main
+from comem_lmms.errors import UserError
+from comem_lmms.report import read_rows, render
+
+
+def write(folder, name, model, accuracy, model_args="", samples=None, task="microseek"):
+    folder.mkdir(parents=True, exist_ok=True)
+    run = {
+        "config": {"model": model, "model_args": model_args},
+        "results": {
+            task: {"exact_match,none": accuracy, "exact_match_stderr,none": 0.01, "exact_match_tree,none": 0.5}
+        },
+        "configs": {task: {"metric_list": [{"metric": "exact_match"}]}},
+        "n-samples": {task: {"original": 384, "effective": 2}},
+    }
+    (folder / f"{name}_results.json").write_text(json.dumps(run))
+    if samples is not None:
+        lines = "".join(json.dumps({"token_counts": [sample]}) + "\n" for sample in samples)
+        (folder / f"{name}_samples_{task}.jsonl").write_text(lines)
+
+
+USAGE = {
+    "input_tokens": 40,
+    "memory_vectors": 24,
+    "retrieval": "clip",
+    "retrieved": ["a", "b"],
+    "gold": "b",
+    "seconds": {"retrieve": 0.1, "encode": 0.2, "answer": 0.3},
+}
+
+
+def test_row(tmp_path):
+    write(tmp_path / "x", "20260101_000000", "comem", 0.75, samples=[USAGE, {**USAGE, "retrieved": ["b", "a"]}])
+    (row,) = read_rows(tmp_path)
+    assert (row.method, row.retrieval, row.accuracy, row.stderr) == ("comem", "clip", 75.0, 1.0)
+    assert (row.prompt_tokens, row.memory_vectors, row.questions) == (40, 24, 2)
+    assert (row.recall_at_1, row.recall_at_k) == (50.0, 100.0)
+    assert row.seconds_per_question == pytest.approx(0.6)
+    assert row.encode_seconds == pytest.approx(0.2)
+
+
+def test_newest_run_wins_and_controls_come_last(tmp_path):
+    write(tmp_path / "1", "20260101_000000", "comem", 0.1)
+    write(tmp_path / "2", "20260102_000000", "comem", 0.2)
+    write(tmp_path, "20260101_000001", "comem", 0.3, "retrieval=wrong", [USAGE])
+    write(tmp_path, "20260101_000002", "vanilla_rag", 0.4)
+    write(tmp_path, "20260101_000003", "baseline", 0.5)
+    assert [row.accuracy for row in read_rows(tmp_path)] == [50.0, 40.0, 20.0, 30.0]
+
+
+def test_what_is_not_known_is_a_dash(tmp_path):
+    write(tmp_path, "20260101_000000", "some_model", 0.5, samples=[None, None])
+    write(tmp_path, "20260101_000001", "comem", 0.5, samples=[None, USAGE])  # one answer from the cache
+    table = render(read_rows(tmp_path))
+    assert "| some_model | -         | 50.0 ± 1.0 |             - |" in table
+    assert "| comem      | clip      | 50.0 ± 1.0 |            40 |" in table
+
+
+def test_a_control_from_the_cache_stays_a_control(tmp_path):
+    write(tmp_path, "20260101_000000", "comem", 0.02, "retrieval=wrong,top_k=3", samples=[None])
+    assert [row.retrieval for row in read_rows(tmp_path)] == ["wrong"]
+
+
+def test_command(tmp_path, capsys):
+    write(tmp_path, "20260101_000000", "comem", 0.5, samples=[USAGE])
+    assert main(["report", str(tmp_path), "--json", str(tmp_path / "s/summary.json"), "--rows", "1"]) == 0
+    assert "50.0 ± 1.0" in capsys.readouterr().out
+    (row,) = json.loads((tmp_path / "s/summary.json").read_text())
+    wanted = ("method", "retrieval", "accuracy", "stderr", "prompt_tokens", "memory_vectors", "seconds_per_question")
+    assert {*wanted, "recall_at_1", "recall_at_k"} <= set(row)
+    assert main(["report", str(tmp_path), "--rows", "2"]) == 2
+    assert "1 results under" in capsys.readouterr().err
+
+
+def test_bad_input_is_one_line(tmp_path, capsys):
+    assert main(["report", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "no results of lmms-eval" in error
+    (tmp_path / "20260101_000000_results.json").write_text('{"results": {')
+    with pytest.raises(UserError, match=r"cannot read .*_results.json"):
+        read_rows(tmp_path)
+    (tmp_path / "20260101_000000_results.json").write_text("{}")
+    with pytest.raises(UserError, match="not a result file of lmms-eval"):
+        read_rows(tmp_path)

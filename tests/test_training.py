@@ -1,0 +1,71 @@
+"""The recipes run as documented and leave what the wrappers load."""
+
+import json
+
+import pytest
+import torch
+from comem_lmms.training.micro import chats as training_chats
+from comem_lmms.training.micro import clip, memory
+from comem_lmms.training.micro import vlm as vlm_recipe
+
+from comem_lmms.encoder import MemoryEncoder
+from comem_lmms.retrieval import ClipEmbedder
+from comem_lmms.vlm import FrozenVLM
+
+
+@pytest.fixture
+def command(monkeypatch):
+    def run(recipe, *arguments):
+        monkeypatch.setattr("sys.argv", ["recipe", *map(str, arguments)])
+        recipe.main()
+
+    return run
+
+
+def test_vlm_recipe(tmp_path, command, chats):
+    command(vlm_recipe, tmp_path, "--steps", 4, "--seed", 3)
+    made = FrozenVLM(str(tmp_path), device="cpu")
+    assert len(made.generate(chats[:2], max_new_tokens=2)) == 2
+    log = json.loads((tmp_path / "training.json").read_text())
+    assert log["settings"] == {"seed": 3, "steps": 4, "lr": 2e-3}
+    assert len(log["loss"]) == 1
+
+
+def test_clip_recipe(tmp_path, command, monkeypatch, questions):
+    monkeypatch.setattr(clip, "N_EMBLEMS", 130)
+    monkeypatch.setattr(clip, "recall_at_1", lambda model, seed: 0.0)
+    command(clip, tmp_path, "--steps", 2)
+    embedder = ClipEmbedder(f"local-dir:{tmp_path}")
+    assert embedder.embed([questions[0]["image"]]).shape == (1, 128)
+
+
+def test_memory_recipe(tmp_path, command, knowledge):
+    command(memory, tmp_path, "--vlm", "micro", "--steps", 4)
+    encoder = MemoryEncoder.load(str(tmp_path), FrozenVLM("micro", device="cpu"))
+    assert encoder.encode([knowledge[0]]).shape == (1, 8, 160)
+
+
+def test_a_seed_means_the_same_steps():
+    def first_losses(seed):
+        torch.manual_seed(seed)
+        processor = vlm_recipe.make_processor()
+        model = vlm_recipe.make_model(processor, seed)
+        steps = vlm_recipe.reading_losses(model, processor, seed, 10)
+        return [next(steps).item() for _ in range(2)]
+
+    assert first_losses(1) == first_losses(1)
+    assert first_losses(1) != first_losses(2)
+
+
+def test_only_answers_are_asked_for(vlm, knowledge):
+    from comem_lmms.training.micro.common import training_realms
+    from numpy.random import RandomState
+
+    stage = training_chats.Stage(pages=1, facts=12, questions=3, images=True, batch=1)
+    chat, items = training_chats.make_chat(RandomState(0), training_realms(1, 2), stage)
+    answers = [m["content"][0]["text"] for m in chat if m["role"] == "assistant"]
+    assert all(answer in items[0].text for answer in answers)
+    text = vlm.processor.apply_chat_template([chat], tokenize=False)
+    inputs = vlm.tokenize(text, [part["url"] for m in chat for part in m["content"] if part["type"] == "image"])
+    mask = training_chats.answer_mask(inputs["input_ids"], vlm.processor)
+    assert vlm.processor.tokenizer.decode(inputs["input_ids"][mask]) == "".join(f"{a}<|im_end|>" for a in answers)

@@ -1,0 +1,69 @@
+"""Trains all micro models one after the other and evaluates them: a seed in, models and a table out.
+
+    python -m comem_lmms.training.micro OUT [--seed 2]
+
+A part that is there already and of the same seed is not trained again, so an interrupted run goes on where it was.
+"""
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from comem_lmms import micro
+from comem_lmms.knowledge import KnowledgeBase
+from comem_lmms.retrieval import ClipEmbedder, Index
+
+RUNS = ("baseline", "vanilla_rag", "comem", "vanilla_rag:oracle", "comem:oracle", "comem:wrong")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--seed", type=int, default=2)
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    seed = ("--seed", str(args.seed))
+    _train("clip", args.out / "clip", *seed)
+    _train("vlm", args.out / "vlm", *seed)
+    _train("memory", args.out / "memory_encoder", "--vlm", str(args.out / "vlm"), *seed)
+    _index(args.out)
+    for run in RUNS:
+        _evaluate(args.out, *run.split(":"))
+    summary = ["report", str(args.out / "results"), "--json", str(args.out / "summary.json"), "--rows", str(len(RUNS))]
+    _run("comem_lmms.cli", *summary)
+
+
+def _train(recipe: str, out: Path, *arguments: str) -> None:
+    log = out / "training.json"
+    if not log.is_file() or json.loads(log.read_text())["settings"]["seed"] != int(arguments[-1]):
+        _run(f"comem_lmms.training.micro.{recipe}", str(out), *arguments)
+
+
+def _index(out: Path) -> None:
+    """MicroSeek's knowledge base with an index of the new CLIP."""
+    shutil.copytree(micro.resolve("micro", "knowledge"), out / "knowledge", dirs_exist_ok=True)
+    Index.build(KnowledgeBase.open(out / "knowledge"), ClipEmbedder(f"local-dir:{out / 'clip'}"))
+
+
+def _evaluate(out: Path, model: str, retrieval: str = "clip") -> None:
+    arguments = {"pretrained": out / "vlm"}
+    if model != "baseline":
+        arguments |= {"knowledge": out / "knowledge", "retrieval": retrieval}
+    if model == "comem":
+        arguments["memory_encoder"] = out / "memory_encoder"
+    given = ",".join(f"{name}={value}" for name, value in arguments.items())
+    folder = out / "results" / f"{model}_{retrieval}"
+    command = ["--model", model, "--model_args", given, "--tasks", "microseek", "--batch_size", "8"]
+    _run("lmms_eval", *command, "--log_samples", "--output_path", str(folder))
+
+
+def _run(module: str, *arguments: str) -> None:
+    print(json.dumps([module, *arguments]), file=sys.stderr)
+    subprocess.run([sys.executable, "-m", module, *arguments], check=True)
+
+
+if __name__ == "__main__":
+    main()

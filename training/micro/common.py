@@ -1,0 +1,55 @@
+"""What the micro recipes share: realms to train on that the benchmark does not contain, the loop, the log."""
+
+import json
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from comem_lmms.microseek import world
+
+
+def training_realms(seed: int, n: int) -> list[world.Realm]:
+    """``n`` realms that share neither a name nor an emblem with the shipped world."""
+    return world.make_realms(seed, n, avoid=world.make_realms(world.SEED, world.N_REALMS))
+
+
+def train(parameters: list[nn.Parameter], losses: Iterator[Tensor], steps: int, lr: float) -> list[float]:
+    """Draws ``steps`` losses and steps AdamW on each: linear warm-up over 5 %, cosine to zero, clipping at 1.
+
+    Returns:
+        The loss of every step.
+    """
+    optimizer = torch.optim.AdamW(parameters, lr=lr, weight_decay=0.01, betas=(0.9, 0.98))
+    curve: list[float] = []
+    bar = tqdm(range(steps), mininterval=5)
+    for step in bar:
+        for group in optimizer.param_groups:
+            group["lr"] = lr * _schedule(step, steps)
+        loss = next(losses)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        curve.append(loss.item())
+        bar.set_postfix_str(f"loss {np.mean(curve[-50:]):.3f}")
+    return curve
+
+
+def write_log(folder: Path, settings: dict[str, object], curve: list[float], **measured: float) -> None:
+    """Writes ``training.json`` beside the weights: settings, versions, what was measured, the loss every 10 steps."""
+    versions = {name: version(name) for name in ("torch", "transformers", "numpy", "pillow")}
+    losses = [round(float(np.mean(curve[i : i + 10])), 4) for i in range(0, len(curve), 10)]
+    record = {"settings": settings, "versions": versions, "measured": measured, "loss": losses}
+    (folder / "training.json").write_text(json.dumps(record, indent=1) + "\n")
+
+
+def _schedule(step: int, steps: int) -> float:
+    warm_up = max(1, steps // 20)
+    if step < warm_up:
+        return (step + 1) / warm_up
+    return 0.5 * (1 + float(np.cos(np.pi * (step - warm_up) / (steps - warm_up))))
