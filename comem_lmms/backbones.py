@@ -7,7 +7,8 @@ from comem_lmms.errors import UserError
 # The turn format of the Qwen-VL family without the system turn its chat template would add: an item is encoded as
 # image and instruction from the user and text from the assistant.
 _CHATML_ITEM = (
-    "<|im_start|>user\n{image}{instruction}<|im_end|>\n<|im_start|>assistant\n{text}<|im_end|>\n",
+    "<|im_start|>user\n{image}{instruction}<|im_end|>\n<|im_start|>assistant\n",
+    "{text}<|im_end|>\n",
     "<|vision_start|><|image_pad|><|vision_end|>",
 )
 
@@ -17,13 +18,15 @@ class Backbone:
     """A VLM family.
 
     Attributes:
-        item_template: how a knowledge item reads while it is encoded; {image}, {instruction} and {text} are filled in.
+        item_question, item_answer: how a knowledge item reads while it is encoded, the user's turn and the assistant's;
+            {image}, {instruction} and {text} are filled in.
         image_text: what stands for an image in the text that the processor expands.
         lora_targets: regular expression over module names: every linear layer of the language model, the vision tower
             and the merger; neither the patch embedding, the token embedding nor the head.
     """
 
-    item_template: str
+    item_question: str
+    item_answer: str
     image_text: str
     lora_targets: str
 

@@ -44,6 +44,13 @@ def _parser() -> argparse.ArgumentParser:
     index.add_argument("--device", default="cpu")
     index.set_defaults(run=_index)
 
+    convert = commands.add_parser("convert", help="turn a checkpoint of the reference into a memory encoder of ours")
+    convert.add_argument("source", help="folder or Hub id of the checkpoint")
+    convert.add_argument("out", type=Path, help="folder to write the memory encoder to")
+    convert.add_argument("--base", required=True, help="the VLM it was tuned from: a Hub id or a folder")
+    convert.add_argument("--rank", type=int, default=16, help="of the adapter (16, as the reference trains)")
+    convert.set_defaults(run=_convert)
+
     microseek = commands.add_parser("microseek", help="work on MicroSeek")
     build = microseek.add_subparsers(required=True, metavar="ACTION").add_parser(
         "build", help="write MicroSeek's knowledge base and questions from their seed"
@@ -73,6 +80,12 @@ def _index(arguments: argparse.Namespace) -> None:
     knowledge = KnowledgeBase.open(arguments.folder)
     index = Index.build(knowledge, ClipEmbedder(arguments.clip, arguments.pretrained, arguments.device))
     print(f"indexed {index.about['items']} items of {arguments.folder} with {arguments.clip}")
+
+
+def _convert(arguments: argparse.Namespace) -> None:
+    from comem_lmms.reference import convert
+
+    print(convert(arguments.source, arguments.base, arguments.out, arguments.rank))
 
 
 def _build(arguments: argparse.Namespace) -> None:

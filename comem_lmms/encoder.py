@@ -17,6 +17,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from transformers import BatchFeature
 
 from comem_lmms import micro
 from comem_lmms.errors import UserError, one_line
@@ -34,13 +35,18 @@ class MemoryEncoder:
     """Encodes knowledge items with a VLM that it leaves as it was.
 
     Use `create` for a fresh one and `load` for a saved one.
+
+    Args:
+        vlm: what encodes.
+        adapted: the peft model of its adapter; None for a VLM whose weights are merged with it, which then cannot be
+            the one that answers.
     """
 
     def __init__(self, vlm: FrozenVLM, adapted: Any, resampler: Resampler) -> None:
         self.vlm = vlm
         self.resampler = resampler.to(vlm.device, vlm.model.dtype)
         self._adapted = adapted
-        self._adapter = [p for name, p in adapted.named_parameters() if "lora_" in name]
+        self._adapter = [] if adapted is None else [p for n, p in adapted.named_parameters() if "lora_" in n]
         self._switch_adapter(on=False)
 
     @property
@@ -55,12 +61,35 @@ class MemoryEncoder:
 
     def forward(self, items: Sequence[KnowledgeItem]) -> Tensor:
         """As `encode`, with gradients into the adapter and the resampler."""
-        inputs = self.vlm.tokenize(
-            [self._render(item) for item in items], [item.image for item in items if item.image is not None]
-        )
-        with self._adapter_on():
+        inputs = self.tokenize(items)
+        with self.adapter_on():
             hidden = self.vlm.hidden_states(inputs)  # (n, L, D)
         return self.resampler(hidden, inputs["attention_mask"].bool())
+
+    def read(self, inputs: BatchFeature) -> tuple[Tensor, Tensor]:
+        """The encoding VLM's last hidden states of a prompt, and the embeddings it made them from; (B, L, D) each."""
+        embeddings: list[Tensor] = []
+        hook = self.vlm.model.model.language_model.register_forward_pre_hook(
+            lambda _, args, kwargs: embeddings.append(kwargs["inputs_embeds"]), with_kwargs=True
+        )
+        try:
+            with self.adapter_on():
+                return self.vlm.hidden_states(inputs), embeddings[0]
+        finally:
+            hook.remove()
+
+    def tokenize(self, items: Sequence[KnowledgeItem]) -> BatchFeature:
+        """What the VLM reads of items: image and instruction from the user, the text from the assistant."""
+        row = self.vlm.backbone
+        images = [item.image for item in items if item.image is not None]
+        questions = [
+            row.item_question.format(
+                image=row.image_text if item.image is not None else "", instruction=ENCODE_INSTRUCTION
+            )
+            for item in items
+        ]
+        answers = [row.item_answer.format(text=self.vlm.plain(item_text(item))) for item in items]
+        return self.vlm.tokenize(questions, images, answers)
 
     def parameters(self) -> list[torch.nn.Parameter]:
         """What training may change: the adapter and the resampler."""
@@ -68,10 +97,14 @@ class MemoryEncoder:
 
     @property
     def fingerprint(self) -> str:
-        """Of the adapter's and the resampler's weights and shapes."""
-        weights = tensors_fingerprint({**get_peft_model_state_dict(self._adapted), **self.resampler.state_dict()})
-        lora = self._adapted.peft_config["default"]
-        content = [weights, lora.r, lora.lora_alpha, sorted(asdict(self.resampler.config).items())]
+        """Of the adapter's (or, merged, the VLM's) and the resampler's weights and shapes."""
+        if self._adapted is None:
+            tensors, scale = self.vlm.model.state_dict(), []
+        else:
+            lora = self._adapted.peft_config["default"]
+            tensors, scale = get_peft_model_state_dict(self._adapted), [lora.r, lora.lora_alpha]
+        weights = tensors_fingerprint({**tensors, **self.resampler.state_dict()})
+        content = [weights, *scale, sorted(asdict(self.resampler.config).items())]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
     def save(self, folder: str | Path) -> None:
@@ -127,27 +160,25 @@ class MemoryEncoder:
         return cls(vlm, adapted.eval(), resampler.eval().requires_grad_(False))
 
     @contextmanager
-    def _adapter_on(self) -> Iterator[None]:
+    def adapter_on(self) -> Iterator[None]:
+        """Within the context the VLM is the one that encodes; may be nested."""
+        was_on = self._is_on
         self._switch_adapter(on=True)
         try:
             yield
         finally:
-            self._switch_adapter(on=False)
+            self._switch_adapter(on=was_on)
 
     def _switch_adapter(self, on: bool) -> None:
         """Switches the adapter, and keeps it as trainable as it was: peft freezes what it switches off."""
+        self._is_on = on
+        if self._adapted is None:
+            return
         trainable = [p.requires_grad for p in self._adapter]
         model = self._adapted.base_model
         model.enable_adapter_layers() if on else model.disable_adapter_layers()
         for parameter, requires_grad in zip(self._adapter, trainable, strict=True):
             parameter.requires_grad_(requires_grad)
-
-    def _render(self, item: KnowledgeItem) -> str:
-        row = self.vlm.backbone
-        image = row.image_text if item.image is not None else ""
-        return row.item_template.format(
-            image=image, instruction=ENCODE_INSTRUCTION, text=self.vlm.plain(item_text(item))
-        )
 
 
 def embeddings_fingerprint(vlm: FrozenVLM) -> str:

@@ -3,11 +3,12 @@
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from comem_lmms.errors import UserError
+from comem_lmms.errors import UserError, one_line
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,6 +34,31 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     partial = path.with_name(path.name + ".partial")
     partial.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     os.replace(partial, path)
+
+
+def is_hub_id(source: str) -> bool:
+    """Whether a name can be a repository of the Hub: ``owner/name``."""
+    return re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", source) is not None
+
+
+def fetch(source: str, *patterns: str) -> Path:
+    """A folder as it is, or the files of a Hub repository that match ``patterns``, downloaded if need be.
+
+    Raises:
+        UserError: there is neither.
+    """
+    if Path(source).is_dir():
+        return Path(source)
+    if not is_hub_id(source):
+        raise UserError(f"{source!r} is not a folder, nor a Hub id (owner/name); give one of them")
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(source, allow_patterns=list(patterns)))
+    except Exception as error:  # huggingface_hub and httpx raise a dozen kinds
+        raise UserError(
+            f"{source!r} is not a folder, and cannot be had from the Hub ({one_line(error)}); check the name"
+        ) from error
 
 
 def files_fingerprint(files: Iterable[Path]) -> str:

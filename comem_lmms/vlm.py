@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, BatchFeature, StoppingCriteriaList
 
 from comem_lmms import micro
@@ -35,21 +36,17 @@ class Answer(NamedTuple):
 
 
 class FrozenVLM:
-    """A vision-language model from the Hub or a folder, never trained.
+    """A vision-language model and its processor, never trained; `load` makes one."""
 
-    Args:
-        pretrained: Hub id or folder, or ``micro``.
-        dtype: "auto" (the checkpoint's), "float32", "bfloat16" or "float16".
-        device: e.g. "cuda:1"; by default the first GPU, else the CPU.
-        attn_implementation: e.g. "sdpa", "eager", "flash_attention_2"; by default transformers' choice.
-        min_pixels, max_pixels: limits of an image's area, for processors that know them.
+    def __init__(self, name: str, model: Any, processor: Any) -> None:
+        self.name = name
+        self.model = model.eval().requires_grad_(False)
+        self.processor = processor
+        self.config = model.config
 
-    Raises:
-        UserError: there is no such model, or an argument has no such value.
-    """
-
-    def __init__(
-        self,
+    @classmethod
+    def load(
+        cls,
         pretrained: str,
         dtype: str = "auto",
         device: str | None = None,
@@ -57,20 +54,35 @@ class FrozenVLM:
         min_pixels: int | None = None,
         max_pixels: int | None = None,
         revision: str | None = None,
-    ) -> None:
-        self.name = pretrained
-        self.device = check_placement(dtype, device)
-        self.config = read_config(pretrained, revision)
+    ) -> "FrozenVLM":
+        """A model from the Hub or a folder.
+
+        Args:
+            pretrained: Hub id or folder, or ``micro``.
+            dtype: "auto" (the checkpoint's), "float32", "bfloat16" or "float16".
+            device: e.g. "cuda:1"; by default the first GPU, else the CPU.
+            attn_implementation: e.g. "sdpa", "eager", "flash_attention_2"; by default transformers' choice.
+            min_pixels, max_pixels: limits of an image's area, for processors that know them.
+
+        Raises:
+            UserError: there is no such model, or an argument has no such value.
+        """
+        placement = check_placement(dtype, device)
+        read_config(pretrained, revision)
         location = micro.resolve(pretrained, "vlm")
-        pixels = {k: v for k, v in {"min_pixels": min_pixels, "max_pixels": max_pixels}.items() if v is not None}
         try:
-            self.processor = AutoProcessor.from_pretrained(location, revision=revision, **pixels)
             model = AutoModelForImageTextToText.from_pretrained(
                 location, revision=revision, dtype=dtype, attn_implementation=attn_implementation
             )
         except Exception as error:  # transformers, safetensors and huggingface_hub each raise their own
             raise UserError(f"cannot load the VLM pretrained={pretrained!r} ({one_line(error)})") from error
-        self.model: Any = model.to(self.device).eval().requires_grad_(False)  # type: ignore[arg-type]
+        model = model.to(placement)  # type: ignore[arg-type]
+        return cls(pretrained, model, load_processor(pretrained, min_pixels, max_pixels, revision))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.model.device
 
     @property
     def backbone(self) -> Backbone:
@@ -97,9 +109,9 @@ class FrozenVLM:
         inputs = self.prepare(chats)
         lengths = inputs["attention_mask"].sum(1).tolist()
         with self.prefixed(inputs, prefixes) as inputs:
-            prompt = inputs["input_ids"].shape[1]
+            prompt = inputs["input_ids"].shape[1] if "input_ids" in inputs else 0  # embeddings are not given back
             stop = StoppingCriteriaList([StopAt(until, prompt, self.processor.tokenizer)] if until else [])
-            arguments = {"pad_token_id": self._pad_id, **arguments}
+            arguments = {"pad_token_id": self.pad_id, **arguments}
             output = self.model.generate(**inputs, **arguments, stopping_criteria=stop)
         new = output[:, prompt:]
         # Several sequences a chat (num_return_sequences) are an answer to a chat each; the first is the best.
@@ -113,18 +125,44 @@ class FrozenVLM:
         with self.prefixed(self.prepare(chats), prefixes) as inputs:
             return self.model(**inputs, logits_to_keep=1).logits[:, -1]
 
-    def prepare(self, chats: Sequence[Chat]) -> BatchFeature:
-        """Model inputs of a left-padded batch, (B, L)."""
+    def loss(self, chats: Sequence[Chat], answers: Sequence[str], prefixes: Sequence[Tensor] | None = None) -> Tensor:
+        """Mean cross-entropy of the answers' tokens, the end of the turn included; a scalar, differentiable.
+
+        The mean is over tokens, as the reference's is.
+        """
+        ends = [self.backbone.item_answer.format(text=self.plain(answer)) for answer in answers]
+        lengths = [len(ids) for ids in self.processor.tokenizer(ends, add_special_tokens=False).input_ids]
+        inputs = self.prepare(chats, ends)
+        keep = max(lengths)
+        labels = inputs["input_ids"][:, -keep:]
+        is_answer = (
+            torch.arange(keep, 0, -1, device=labels.device) <= torch.tensor(lengths, device=labels.device)[:, None]
+        )
+        with self.prefixed(inputs, prefixes) as inputs:
+            logits = self.model(**inputs, logits_to_keep=keep + 1).logits[:, :-1]  # (B, keep, vocabulary)
+        return cross_entropy(logits[is_answer].float(), labels[is_answer])
+
+    def prepare(self, chats: Sequence[Chat], answers: Sequence[str] | None = None) -> BatchFeature:
+        """Model inputs of a left-padded batch, (B, L), of chats and what is to follow them."""
         texts = self.processor.apply_chat_template(
             [self._to_transformers(chat) for chat in chats], tokenize=False, add_generation_prompt=True
         )
-        return self.tokenize(texts, [open_image(part["url"]) for chat in chats for part in images_of(chat)])
+        return self.tokenize(texts, [open_image(part["url"]) for chat in chats for part in images_of(chat)], answers)
 
-    def tokenize(self, texts: Sequence[str], images: Sequence[Image.Image]) -> BatchFeature:
-        """Model inputs of rendered texts and the images that occur in them, in order; left-padded, on the device."""
+    def tokenize(
+        self, texts: Sequence[str], images: Sequence[Image.Image], answers: Sequence[str] | None = None
+    ) -> BatchFeature:
+        """Model inputs of rendered texts and the images that occur in them, in order; left-padded, on the device.
+
+        ``answers`` are tokenized on their own and put behind the texts, as the reference does: no token of theirs
+        merges with the end of a text.
+        """
         inputs = self.processor(
             text=list(texts), images=list(images) or None, padding=True, padding_side="left", return_tensors="pt"
         )
+        if answers is not None:
+            after = self.processor.tokenizer(list(answers), add_special_tokens=False).input_ids
+            inputs = extend(inputs, self.pad_id, after=after)
         return inputs.to(self.device, dtype=self.model.dtype)
 
     def hidden_states(self, inputs: BatchFeature) -> Tensor:
@@ -149,7 +187,7 @@ class FrozenVLM:
         if not prefixes or not any(map(len, prefixes)):
             yield inputs
             return
-        inputs, is_memory = insert_placeholders(inputs, [len(p) for p in prefixes], self._pad_id)
+        inputs, is_memory = insert_placeholders(inputs, [len(p) for p in prefixes], self.pad_id)
         width = is_memory.shape[1]
         spliced = False
 
@@ -173,7 +211,8 @@ class FrozenVLM:
             raise RuntimeError("the VLM never embedded the whole prompt, so it answered without its memory")
 
     @property
-    def _pad_id(self) -> int:
+    def pad_id(self) -> int:
+        """The token that fills rows up."""
         tokenizer = self.processor.tokenizer
         return tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
 
@@ -214,6 +253,21 @@ def check_placement(dtype: str, device: str | None) -> torch.device:
         raise UserError(f"device={device!r} is unknown; give e.g. cpu or cuda:0") from error
 
 
+def load_processor(
+    pretrained: str, min_pixels: int | None = None, max_pixels: int | None = None, revision: str | None = None
+) -> Any:
+    """The processor of a model.
+
+    Raises:
+        UserError: there is none.
+    """
+    pixels = {k: v for k, v in {"min_pixels": min_pixels, "max_pixels": max_pixels}.items() if v is not None}
+    try:
+        return AutoProcessor.from_pretrained(micro.resolve(pretrained, "vlm"), revision=revision, **pixels)
+    except Exception as error:
+        raise UserError(f"cannot load the processor of pretrained={pretrained!r} ({one_line(error)})") from error
+
+
 def read_config(pretrained: str, revision: str | None = None) -> Any:
     """The configuration of a model, without its weights.
 
@@ -248,32 +302,40 @@ def insert_placeholders(inputs: BatchFeature, counts: Sequence[int], pad_id: int
     Returns:
         The inputs, left-padded anew to (B, L'), and where the placeholders are, (B, L') bool.
     """
+    ids = inputs["input_ids"]
+    lengths = inputs["attention_mask"].sum(1)
+    added = torch.tensor(counts, device=ids.device)
+    firsts = [int(row[-length]) for row, length in zip(ids, lengths.tolist(), strict=True)]
+    inputs = extend(inputs, pad_id, before=[[first] * count for first, count in zip(firsts, counts, strict=True)])
+    width = inputs["input_ids"].shape[1]
+    columns = torch.arange(width, device=ids.device)
+    start = (width - lengths - added)[:, None]
+    return inputs, (columns >= start) & (columns < start + added[:, None])
+
+
+def extend(
+    inputs: BatchFeature,
+    pad_id: int,
+    before: Sequence[list[int]] | None = None,
+    after: Sequence[list[int]] | None = None,
+) -> BatchFeature:
+    """Adds text tokens in front of and behind the prompt of each row; left-padded anew to (B, L')."""
+    ids = inputs["input_ids"]
+    nothing: list[list[int]] = [[]] * len(ids)
     lengths = inputs["attention_mask"].sum(1).tolist()
-    width = max(length + count for length, count in zip(lengths, counts, strict=True))
-    rows = []
-    for i, (length, count) in enumerate(zip(lengths, counts, strict=True)):
-        start = width - length - count
-        row = {
-            "is_memory": _row(
-                0, start, 1, count, torch.zeros(length, dtype=torch.long, device=inputs["input_ids"].device)
-            )
-        }
-        for key, pad, placeholder in (
-            ("input_ids", pad_id, None),
-            ("attention_mask", 0, 1),
-            ("mm_token_type_ids", 0, 0),
-        ):
-            if key in inputs:
-                prompt = inputs[key][i, -length:]
-                row[key] = _row(pad, start, prompt[0] if placeholder is None else placeholder, count, prompt)
-        rows.append(row)
-    stacked = {key: torch.stack([row[key] for row in rows]) for key in rows[0]}
-    is_memory = stacked.pop("is_memory").bool()
-    return BatchFeature({**inputs, **stacked}), is_memory
-
-
-def _row(pad: int, n_pad: int, placeholder: int | Tensor, n: int, prompt: Tensor) -> Tensor:
-    return torch.cat([prompt.new_full((n_pad,), pad), prompt.new_full((n,), int(placeholder)), prompt])
+    added = list(zip(before or nothing, after or nothing, strict=True))
+    width = max(length + len(b) + len(a) for length, (b, a) in zip(lengths, added, strict=True))
+    extended: dict[str, Any] = {}
+    for name, pad, value in (("input_ids", pad_id, None), ("attention_mask", 0, 1), ("mm_token_type_ids", 0, 0)):
+        if name not in inputs:
+            continue
+        rows = []
+        for row, length, (b, a) in zip(inputs[name], lengths, added, strict=True):
+            fill = [pad] * (width - length - len(b) - len(a))
+            front, back = (b, a) if value is None else ([value] * len(b), [value] * len(a))
+            rows.append(torch.cat([row.new_tensor([*fill, *front]), row[-length:], row.new_tensor(back)]))
+        extended[name] = torch.stack(rows)
+    return BatchFeature({**inputs, **extended})
 
 
 def weights_fingerprint(pretrained: str, config: Any = None) -> str:

@@ -40,7 +40,7 @@ def vlm():
     """The micro VLM, without any adapter."""
     from comem_lmms.vlm import FrozenVLM
 
-    return FrozenVLM("micro", device="cpu")
+    return FrozenVLM.load("micro", device="cpu")
 
 
 @pytest.fixture(scope="session")
@@ -49,7 +49,7 @@ def encoder():
     from comem_lmms.encoder import MemoryEncoder
     from comem_lmms.vlm import FrozenVLM
 
-    return MemoryEncoder.load("micro", FrozenVLM("micro", device="cpu"))
+    return MemoryEncoder.load("micro", FrozenVLM.load("micro", device="cpu"))
 
 
 @pytest.fixture(scope="session")

@@ -59,12 +59,12 @@ def test_special_tokens_in_an_item_are_plain_text(encoder, knowledge):
 
 
 def test_saved_encoder_is_the_same(tmp_path, items):
-    made = MemoryEncoder.create(FrozenVLM("micro", device="cpu"), RESAMPLER, rank=4)
+    made = MemoryEncoder.create(FrozenVLM.load("micro", device="cpu"), RESAMPLER, rank=4)
     for parameter in made.parameters():
         torch.nn.init.normal_(parameter, std=0.05)
     made.resampler.eval()
     made.save(tmp_path)
-    loaded = MemoryEncoder.load(str(tmp_path), FrozenVLM("micro", device="cpu"))
+    loaded = MemoryEncoder.load(str(tmp_path), FrozenVLM.load("micro", device="cpu"))
     assert loaded.fingerprint == made.fingerprint
     made._adapted.eval()
     assert torch.equal(loaded.encode(items), made.encode(items))
@@ -77,7 +77,7 @@ def test_saved_encoder_is_the_same(tmp_path, items):
 
 
 def test_a_training_step_changes_the_whole_encoder_and_nothing_else(items, chats):
-    encoder = MemoryEncoder.create(FrozenVLM("micro", device="cpu"), RESAMPLER, dropout=0.0)
+    encoder = MemoryEncoder.create(FrozenVLM.load("micro", device="cpu"), RESAMPLER, dropout=0.0)
     learning = {id(p) for p in encoder.parameters()}
     assert learning == {id(p) for p in encoder.vlm.model.parameters() if p.requires_grad} | {
         id(p) for p in encoder.resampler.parameters()
@@ -119,7 +119,7 @@ def test_encoder_for_another_size(tmp_path):
 
 
 def test_encoder_for_another_checkpoint(tmp_path):
-    other = FrozenVLM("micro", device="cpu")
+    other = FrozenVLM.load("micro", device="cpu")
     with torch.no_grad():
         other.model.get_input_embeddings().weight[0] += 1
     with pytest.raises(UserError, match=r"was made for 'micro' .* another checkpoint than pretrained='micro'"):
@@ -127,7 +127,7 @@ def test_encoder_for_another_checkpoint(tmp_path):
 
 
 def test_encoder_knows_its_vlm_in_another_dtype(items):
-    half = MemoryEncoder.load("micro", FrozenVLM("micro", dtype="bfloat16", device="cpu"))
+    half = MemoryEncoder.load("micro", FrozenVLM.load("micro", dtype="bfloat16", device="cpu"))
     assert half.encode(items[:2]).dtype == torch.bfloat16
 
 
@@ -138,4 +138,4 @@ def test_missing_and_damaged_encoder(tmp_path):
     shutil.copytree(micro.resolve("micro", "memory_encoder"), folder)
     (folder / "resampler.safetensors").write_bytes((folder / "resampler.safetensors").read_bytes()[:1000])
     with pytest.raises(UserError, match=r"memory encoder .* is damaged"):
-        MemoryEncoder.load(str(folder), FrozenVLM("micro", device="cpu"))
+        MemoryEncoder.load(str(folder), FrozenVLM.load("micro", device="cpu"))

@@ -23,6 +23,8 @@ ORDER = (
     "comem_lmms.generation",
     "comem_lmms.vlm",
     "comem_lmms.encoder",
+    "comem_lmms.reference",
+    "comem_lmms.parity",
     "comem_lmms.models",
     "comem_lmms.plugin",
     "comem_lmms.report",

@@ -24,7 +24,7 @@ def command(monkeypatch):
 
 def test_vlm_recipe(tmp_path, command, chats):
     command(vlm_recipe, tmp_path, "--steps", 4, "--seed", 3)
-    made = FrozenVLM(str(tmp_path), device="cpu")
+    made = FrozenVLM.load(str(tmp_path), device="cpu")
     assert len(made.generate(chats[:2], max_new_tokens=2)) == 2
     log = json.loads((tmp_path / "training.json").read_text())
     assert log["settings"] == {"seed": 3, "steps": 4, "lr": 2e-3}
@@ -41,7 +41,7 @@ def test_clip_recipe(tmp_path, command, monkeypatch, questions):
 
 def test_memory_recipe(tmp_path, command, knowledge):
     command(memory, tmp_path, "--vlm", "micro", "--steps", 4)
-    encoder = MemoryEncoder.load(str(tmp_path), FrozenVLM("micro", device="cpu"))
+    encoder = MemoryEncoder.load(str(tmp_path), FrozenVLM.load("micro", device="cpu"))
     assert encoder.encode([knowledge[0]]).shape == (1, 8, 160)
 
 

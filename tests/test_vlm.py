@@ -128,13 +128,13 @@ def test_transparency_is_laid_on_white():
 
 def test_unknown_model_and_dtype():
     with pytest.raises(UserError, match="cannot load the VLM pretrained='nobody/nothing'"):
-        FrozenVLM("nobody/nothing")
+        FrozenVLM.load("nobody/nothing")
     with pytest.raises(UserError, match="dtype='float7' is unknown"):
-        FrozenVLM("micro", dtype="float7")
+        FrozenVLM.load("micro", dtype="float7")
     with pytest.raises(UserError, match="device='gpu' is unknown"):
-        FrozenVLM("micro", device="gpu")
+        FrozenVLM.load("micro", device="gpu")
     with pytest.raises(UserError, match="cannot load the VLM pretrained='micro'"):
-        FrozenVLM("micro", attn_implementation="flash")
+        FrozenVLM.load("micro", attn_implementation="flash")
 
 
 def test_truncated_weights(tmp_path):
@@ -142,4 +142,4 @@ def test_truncated_weights(tmp_path):
     weights = tmp_path / "vlm/model.safetensors"
     weights.write_bytes(weights.read_bytes()[:5000])
     with pytest.raises(UserError, match="cannot load the VLM pretrained='"):
-        FrozenVLM(str(tmp_path / "vlm"))
+        FrozenVLM.load(str(tmp_path / "vlm"))

@@ -63,10 +63,20 @@ class MemoryArguments(KnowledgeArguments):
     """Arguments of CoMEM.
 
     Attributes:
-        memory_encoder: folder of the memory encoder, or ``micro`` for the bundled one.
+        memory_encoder: folder or Hub id of the memory encoder, or ``micro`` for the bundled one.
+        compat: "reference" (the default for checkpoints in the reference's layout: its results, bugs included) or
+            "clean" (the default for all others: the question through the frozen VLM alone, contiguous positions).
+        reader: a text LLM of the VLM's width that answers in its place, as in the paper's Table 5.
     """
 
     memory_encoder: str = "micro"
+    compat: str | None = None
+    reader: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.compat not in (None, "clean", "reference"):
+            raise UserError(f"compat={self.compat!r} is unknown; choose clean or reference")
 
 
 def parse(kind: type[T], given: Mapping[str, Any]) -> T:

@@ -74,8 +74,13 @@ class KnowledgeModel(lmms):
     def prepare_knowledge(self) -> None:
         """Opens and checks what the wrapper needs besides the VLM, before the VLM is loaded."""
 
-    def prepare_memory(self) -> None:
-        """Loads what the wrapper needs on top of the VLM."""
+    def load_vlm(self) -> FrozenVLM:
+        """What answers."""
+        a = self.arguments
+        pixels = {"min_pixels": a.min_pixels, "max_pixels": a.max_pixels}
+        return FrozenVLM.load(
+            a.pretrained, a.dtype, self.placement, a.attn_implementation, revision=a.revision, **pixels
+        )
 
     @property
     def retrieval(self) -> str:
@@ -192,13 +197,9 @@ class KnowledgeModel(lmms):
             folder = str(self._base_arguments.get("pretrained", ""))
             self.fingerprints["vlm"] = weights_fingerprint(folder) if Path(folder).is_dir() else f"{self.base} {folder}"
             return
+        self.vlm = self.load_vlm()
         a = self.arguments
-        pixels = {"min_pixels": a.min_pixels, "max_pixels": a.max_pixels}
-        self.vlm = FrozenVLM(
-            a.pretrained, a.dtype, self.placement, a.attn_implementation, revision=a.revision, **pixels
-        )
-        self.fingerprints["vlm"] = weights_fingerprint(a.pretrained, self.vlm.config)
-        self.prepare_memory()
+        self.fingerprints["vlm"] = weights_fingerprint(a.pretrained, read_config(a.pretrained, a.revision))
 
     def _queries(self, requests: list[Instance], golds: list[str | None]) -> Iterator[Query]:
         """Every question once; notes the ids of their right items on the way."""

@@ -7,11 +7,12 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from comem_lmms import encoder
+from comem_lmms import encoder, reference
+from comem_lmms.errors import UserError
 from comem_lmms.models.arguments import Arguments, MemoryArguments
 from comem_lmms.models.knowledge import RetrievingModel
 from comem_lmms.records import Hit
-from comem_lmms.vlm import hidden_size, read_config
+from comem_lmms.vlm import FrozenVLM, hidden_size, read_config
 
 
 class CoMEM(RetrievingModel):
@@ -26,14 +27,39 @@ class CoMEM(RetrievingModel):
         """Checks the memory encoder against the VLM's configuration, then opens the knowledge base."""
         a = self.arguments
         config = read_config(a.pretrained, a.revision)
-        encoder.check(a.memory_encoder, a.pretrained, config.model_type, hidden_size(config))
+        made = (a.pretrained, config.model_type, hidden_size(config))
+        self._is_reference = reference.is_reference(a.memory_encoder)
+        if self._is_reference:
+            reference.check(a.memory_encoder, *made)
+        else:
+            encoder.check(a.memory_encoder, *made)
+            if a.compat == "reference" or a.reader:
+                raise UserError(
+                    f"memory_encoder={a.memory_encoder!r} is not a checkpoint in the reference's layout, so it knows "
+                    "neither compat=reference nor reader=; leave them out"
+                )
         super().prepare_knowledge()
 
-    def prepare_memory(self) -> None:
-        """Loads the memory encoder onto the VLM."""
-        self.encoder = encoder.MemoryEncoder.load(self.arguments.memory_encoder, self.vlm)
+    def load_vlm(self) -> FrozenVLM:
+        """Loads what encodes and what answers; one VLM is both, unless the encoder comes merged with its own."""
+        a = self.arguments
+        if self._is_reference:
+            self.encoder, vlm = reference.load(
+                a.memory_encoder,
+                a.pretrained,
+                a.compat or "reference",
+                a.reader,
+                dtype=a.dtype,
+                device=self.placement,
+                attention=a.attn_implementation,
+            )
+        else:
+            vlm = super().load_vlm()
+            self.encoder = encoder.MemoryEncoder.load(a.memory_encoder, vlm)
         self.fingerprints["memory_encoder"] = self.encoder.fingerprint
+        self.fingerprints["compat"] = "reference" if isinstance(vlm, reference.ReferenceVLM) else "clean"
         self._memories: dict[int, Tensor] = {}  # by row of the knowledge base, (8, D)
+        return vlm
 
     def encode(self, hits: Sequence[Sequence[Hit]]) -> None:
         """Encodes the items that have no memory yet."""

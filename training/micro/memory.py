@@ -78,7 +78,7 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=2e-3)
     args = parser.parse_args()
     torch.manual_seed(args.seed)
-    encoder = MemoryEncoder.create(FrozenVLM(args.vlm, device="cpu"), RESAMPLER, dropout=0.0)
+    encoder = MemoryEncoder.create(FrozenVLM.load(args.vlm, device="cpu"), RESAMPLER, dropout=0.0)
     curve = train(encoder.parameters(), growing_losses(encoder, args.seed, args.steps), args.steps, args.lr)
     curve += train(encoder.parameters(), full_losses(encoder, args.seed), args.steps // 2, args.lr / 2)
     encoder.save(args.out)

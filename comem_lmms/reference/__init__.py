@@ -1,0 +1,18 @@
+"""The reference implementation's checkpoints and its exact behaviour, bugs included (docs/fidelity.md)."""
+
+from comem_lmms.reference.convert import convert
+from comem_lmms.reference.loading import check, is_reference, load, load_adapter, load_parts
+from comem_lmms.reference.reading import ReferenceEncoder, ReferenceReader, ReferenceVLM, TextReader
+
+__all__ = [
+    "ReferenceEncoder",
+    "ReferenceReader",
+    "ReferenceVLM",
+    "TextReader",
+    "check",
+    "convert",
+    "is_reference",
+    "load",
+    "load_adapter",
+    "load_parts",
+]

@@ -1,0 +1,140 @@
+"""A checkpoint in the reference's layout: safetensors with its names in, weights with today's names out.
+
+It holds a tuned VLM that encodes (``model.``, ``visual.``, ``lm_head.``), a resampler (``knowledge_processor.``) and,
+in a VLM variant, the VLM that reads (``model_inf.``), all merged and named as transformers 4.49 named them.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+from transformers import AutoModelForImageTextToText
+
+from comem_lmms.errors import UserError, one_line
+from comem_lmms.resampler import Resampler, ResamplerConfig
+
+RESAMPLER_PREFIX = "knowledge_processor."
+READER_PREFIX = "model_inf."
+ENCODER_PREFIXES = ("model.", "visual.", "lm_head.")
+
+
+class Checkpoint:
+    """The tensors of a checkpoint in the reference's layout, read when asked for.
+
+    Raises:
+        UserError: the folder holds no safetensors, or no resampler.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        files = sorted(self.folder.glob("model*.safetensors"))
+        if not files:
+            raise UserError(
+                f"no checkpoint at {str(folder)!r}: model*.safetensors is missing; give a folder or a Hub id"
+            )
+        self._files: dict[str, Any] = {}
+        for path in files:
+            try:
+                shard = safe_open(path, framework="pt")  # memory-mapped
+            except Exception as error:  # safetensors raises its own
+                raise UserError(f"{path} is damaged ({one_line(error)}); download it again") from error
+            self._files |= dict.fromkeys(shard.keys(), shard)
+        self._check()
+
+    def resampler(self, **shape: int) -> Resampler:
+        """The resampler; see `make_resampler`."""
+        names = [name for name in self._files if name.startswith(RESAMPLER_PREFIX)]
+        return make_resampler({resampler_name(name): self[name] for name in names}, **shape)
+
+    @property
+    def names(self) -> list[str]:
+        """Names of all tensors, the reference's."""
+        return list(self._files)
+
+    @property
+    def encoder_names(self) -> list[str]:
+        """Names of the tensors of the VLM that encodes."""
+        return [name for name in self._files if name.startswith(ENCODER_PREFIXES)]
+
+    def encoder_weights(self) -> dict[str, Tensor]:
+        """Weights of the VLM that encodes, by today's names."""
+        return {todays_name(name): self[name] for name in self.encoder_names}
+
+    def reader_weights(self) -> dict[str, Tensor]:
+        """Weights of the VLM that reads, by today's names; empty where the checkpoint has none."""
+        names = [name for name in self._files if name.startswith(READER_PREFIX)]
+        return {todays_name(name.removeprefix(READER_PREFIX)): self[name] for name in names}
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._files[name].get_tensor(name)
+
+    def _check(self) -> None:
+        index = self.folder / "model.safetensors.index.json"
+        promised = set(json.loads(index.read_text())["weight_map"]) if index.is_file() else set()
+        if missing := promised - set(self._files):
+            raise UserError(f"{self.folder}: a shard is missing ({min(missing)} is in none); download it again")
+        if not any(name.startswith(RESAMPLER_PREFIX) for name in self._files):
+            raise UserError(
+                f"{self.folder} has no {RESAMPLER_PREFIX}*, so it is a plain VLM without a memory encoder (the "
+                "reference's own merge script drops it); merge again with the class that has one"
+            )
+
+
+def todays_name(name: str) -> str:
+    """A weight's name in transformers 5, given that in 4.49."""
+    if name.startswith("visual."):
+        return f"model.{name}"
+    return f"model.language_model.{name.removeprefix('model.')}" if name.startswith("model.") else name
+
+
+def resampler_name(name: str) -> str:
+    """A resampler weight's name here, given the reference's."""
+    name = name.removeprefix(RESAMPLER_PREFIX)
+    for theirs, ours in (
+        ("layers.0.norm1.", "attention.norm_input."),
+        ("layers.0.norm2.", "attention.norm_latents."),
+        ("layers.0.", "attention."),
+        ("layers.1.", "feed_forward."),
+    ):
+        if name.startswith(theirs):
+            return ours + name.removeprefix(theirs)
+    return name
+
+
+def make_resampler(weights: Mapping[str, Tensor], heads: int | None = None, depth: int = 8) -> Resampler:
+    """A resampler of the weights' shape; ``heads`` cannot be read off them and is 16 in the reference's own sizes."""
+    _, n_vectors, dim = weights["latents"].shape
+    inner = len(weights["attention.to_q.weight"])
+    heads = heads or min(16, inner // 16)
+    config = ResamplerConfig(
+        dim=dim,
+        input_dim=weights["proj_in.weight"].shape[1],
+        n_vectors=n_vectors,
+        depth=depth,
+        heads=heads,
+        dim_head=inner // heads,
+        ff_mult=len(weights["feed_forward.1.weight"]) // dim,
+    )
+    resampler = Resampler(config)
+    resampler.load_state_dict(weights)
+    return resampler.eval().requires_grad_(False)
+
+
+def build(config: Any, weights: dict[str, Tensor], dtype: torch.dtype, attention: str | None = None) -> Any:
+    """A VLM with the given weights, which are converted one by one, never all at once.
+
+    Raises:
+        UserError: a weight is missing.
+    """
+    config.use_cache = True  # saved as false after training
+    kind: Any = AutoModelForImageTextToText._model_mapping[type(config)]
+    model, report = kind.from_pretrained(
+        None, config=config, state_dict=weights, dtype=dtype, attn_implementation=attention, output_loading_info=True
+    )
+    if missing := sorted(report["missing_keys"]):
+        raise UserError(f"the checkpoint lacks {len(missing)} weights, the first {missing[0]}; download it again")
+    return model

@@ -1,0 +1,200 @@
+"""Checkpoints of the reference load as they are, and answer the same whatever the batch."""
+
+import dataclasses
+import json
+import shutil
+
+import pytest
+import torch
+from helpers import chat, evaluate, usages
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
+
+from comem_lmms import reference
+from comem_lmms.encoder import MemoryEncoder
+from comem_lmms.errors import UserError
+from comem_lmms.reference.checkpoint import Checkpoint
+from comem_lmms.vlm import FrozenVLM
+
+FLOAT32 = {"dtype": "float32", "device": "cpu"}
+
+
+@pytest.fixture(scope="module")
+def merged(fixtures):
+    return str(fixtures / "parity/qwen2_5_vl/merged")
+
+
+@pytest.fixture(scope="module")
+def base(fixtures):
+    return str(fixtures / "parity/base/Qwen2.5-VL-tiny")
+
+
+@pytest.fixture(scope="module")
+def parts(merged, base):
+    return reference.load(merged, base, **FLOAT32)
+
+
+def rewrite(merged, folder, change, shards=1):
+    """The checkpoint with ``change(tensors)``, in so many shards."""
+    shutil.copytree(merged, folder, copy_function=shutil.copyfile)
+    folder.chmod(0o755)
+    path = folder / "model.safetensors"
+    tensors = change(load_file(path))
+    path.unlink()
+    names = sorted(tensors)
+    weight_map = {}
+    for i in range(shards):
+        file = f"model-{i + 1:05}-of-{shards:05}.safetensors" if shards > 1 else path.name
+        save_file({name: tensors[name] for name in names[i::shards]}, folder / file)
+        weight_map |= dict.fromkeys(names[i::shards], file)
+    if shards > 1:
+        (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    return str(folder)
+
+
+def logits(parts, questions, knowledge):
+    encoder, reader = parts
+    memory = encoder.encode([knowledge[0], knowledge[1]]).flatten(0, 1)
+    return reader.logits([chat("What is this?", questions[0]["image"])], [memory])
+
+
+@pytest.mark.parametrize("compat", ["reference", "clean", "text"])
+def test_a_batch_is_its_rows(merged, base, fixtures, knowledge, questions, compat):
+    reader = str(fixtures / "parity/base/Qwen2.5-tiny") if compat == "text" else None
+    encoder, vlm = reference.load(merged, base, "clean" if compat == "clean" else "reference", reader, **FLOAT32)
+    items = encoder.encode([knowledge[i] for i in range(5)])
+    chats = [chat("x " * (7 * i) + q["question"], q["image"]) for i, q in enumerate(questions[:5])]
+    prefixes = [items[:k].flatten(0, 1) for k in (3, 0, 1, 5, 2)]
+    alone = [vlm.generate([c], [p], max_new_tokens=6)[0] for c, p in zip(chats, prefixes, strict=True)]
+    assert vlm.generate(chats, prefixes, max_new_tokens=6) == alone
+    assert vlm.generate(chats, prefixes, max_new_tokens=6, use_cache=False) == alone
+    assert len({answer.text for answer in alone}) > 1
+
+
+def test_decoding_jumps_only_in_reference_mode(parts, questions, knowledge):
+    """The first token is the same, and so is everything without memory."""
+    encoder, reader = parts
+    contiguous = reference.ReferenceReader("contiguous", reader.model, reader.processor)
+    question = [chat(questions[0]["question"], questions[0]["image"])]
+    memory = [encoder.encode([knowledge[0]])[0]]
+    assert torch.equal(reader.logits(question, memory), contiguous.logits(question, memory))
+    assert reader.generate(question, max_new_tokens=6) == contiguous.generate(question, max_new_tokens=6)
+    assert reader.generate(question, memory, max_new_tokens=6) != contiguous.generate(
+        question, memory, max_new_tokens=6
+    )
+
+
+def test_shards_of_mixed_dtypes_are_one_checkpoint(merged, base, parts, tmp_path, questions, knowledge):
+    folder = rewrite(merged, tmp_path / "sharded", dict, shards=3)
+    assert len({Checkpoint(folder)[name].dtype for name in Checkpoint(folder).names}) == 2
+    sharded = reference.load(folder, base, **FLOAT32)
+    assert torch.equal(logits(sharded, questions, knowledge), logits(parts, questions, knowledge))
+
+
+def test_without_model_inf_the_base_reads(merged, base, parts, tmp_path, questions, knowledge):
+    def drop(tensors):
+        return {name: tensor for name, tensor in tensors.items() if not name.startswith("model_inf.")}
+
+    dropped = reference.load(rewrite(merged, tmp_path / "dropped", drop), base, **FLOAT32)
+    assert torch.equal(logits(dropped, questions, knowledge), logits(parts, questions, knowledge))
+
+
+def test_model_inf_of_the_checkpoint_is_used(merged, base, parts, tmp_path, questions, knowledge):
+    def leak(tensors):
+        name = "model_inf.model.layers.1.mlp.down_proj.weight"
+        return {**tensors, name: tensors[name] + 0.1}
+
+    leaked = reference.load(rewrite(merged, tmp_path / "leaked", leak), base, **FLOAT32)
+    assert not torch.allclose(logits(leaked, questions, knowledge), logits(parts, questions, knowledge), atol=1e-2)
+
+
+def test_clean_reads_with_the_base_alone(merged, base, questions):
+    _, reader = reference.load(merged, base, "clean", **FLOAT32)
+    question = [chat("What is this?", questions[0]["image"])]
+    assert torch.equal(reader.logits(question), FrozenVLM.load(base, **FLOAT32).logits(question))
+
+
+def test_unusable_checkpoints(merged, base, tmp_path):
+    def without(prefix):
+        return lambda tensors: {name: t for name, t in tensors.items() if not name.startswith(prefix)}
+
+    plain = rewrite(merged, tmp_path / "plain", without("knowledge_processor."))
+    with pytest.raises(UserError, match=r"has no knowledge_processor\.\*, so it is a plain VLM"):
+        reference.load(plain, base, **FLOAT32)
+    partial = rewrite(merged, tmp_path / "partial", without("visual.blocks.1."))
+    with pytest.raises(UserError, match=r"lacks \d+ weights, the first model.visual.blocks.1"):
+        reference.load(partial, base, **FLOAT32)
+    sharded = rewrite(merged, tmp_path / "shards", dict, shards=3)
+    (tmp_path / "shards/model-00002-of-00003.safetensors").unlink()
+    with pytest.raises(UserError, match="a shard is missing"):
+        reference.load(sharded, base, **FLOAT32)
+    (tmp_path / "shards/model-00002-of-00003.safetensors").write_bytes(b"\x10" * 20)
+    with pytest.raises(UserError, match=r"model-00002-of-00003.safetensors is damaged .* download it again"):
+        reference.load(sharded, base, **FLOAT32)
+
+
+def test_an_image_token_in_a_text(parts, knowledge):
+    item = dataclasses.replace(knowledge[0], text="<|image_pad|>")
+    with pytest.raises(UserError, match=r"contains <\|image_pad\|>, which compat=reference cannot read"):
+        parts[0].encode([item])
+
+
+def test_for_another_vlm(merged):
+    with pytest.raises(UserError, match=r"is a qwen2_5_vl of hidden size 64, but pretrained='micro' is a .* 160"):
+        reference.check(merged, "micro", "qwen2_5_vl", 160)
+
+
+def test_text_llm_of_another_width(merged, base, tmp_path, fixtures):
+    config = AutoModelForCausalLM.from_pretrained(fixtures / "parity/base/Qwen2.5-tiny").config
+    config.hidden_size = 32
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "llm")
+    with pytest.raises(UserError, match="is 32 wide, but memories are 64 wide"):
+        reference.load(merged, base, reader=str(tmp_path / "llm"), **FLOAT32)
+
+
+def test_a_converted_checkpoint_is_the_adapter_it_was_merged_from(
+    merged, base, fixtures, tmp_path, knowledge, questions
+):
+    """The merged weights are float16, so that the factors are not those of the adapter but their product nearly is."""
+    report = reference.convert(merged, base, tmp_path)
+    assert len(report.adapted) == 33
+    assert max(report.adapted.values()) < 0.05
+    assert report.unadapted == {}
+    assert report.reader == 0
+    converted = MemoryEncoder.load(str(tmp_path), FrozenVLM.load(base, **FLOAT32))
+    clean, reader = reference.load(merged, base, "clean", **FLOAT32)
+    items = [knowledge[0], knowledge[1]]
+    torch.testing.assert_close(converted.encode(items), clean.encode(items), atol=0.05, rtol=0)
+    question = [chat(questions[0]["question"], questions[0]["image"])]
+    assert torch.equal(converted.vlm.logits(question), reader.logits(question))
+
+
+def test_conversion_says_what_it_drops(run, merged, base, tmp_path):
+    def change(tensors):
+        leaked, norm = "model_inf.model.layers.1.mlp.down_proj.weight", "model.norm.weight"
+        return {**tensors, leaked: tensors[leaked] + 0.25, norm: tensors[norm] * 2}
+
+    changed = rewrite(merged, tmp_path / "changed", change)
+    printed = run("comem-lmms", "convert", changed, str(tmp_path / "out"), "--base", base, "--rank", "2").stdout
+    assert "adapter of rank 2 on 33 weights" in printed
+    assert "dropped: the change of model.language_model.norm.weight, 1.00e+00 of its size" in printed
+    assert "dropped: model_inf, which differs from the base VLM by up to 2.5" in printed
+    failed = run("comem-lmms", "convert", merged, str(tmp_path / "out"), "--base", "micro", check=False)
+    assert failed.returncode == 2
+    assert "in another shape; give its own base" in failed.stdout
+
+
+def test_through_the_harness(merged, base):
+    arguments = f"pretrained={base},memory_encoder={merged},dtype=float32,top_k=2"
+    usage = usages(evaluate("comem", model_args=arguments, limit=2, batch_size=2))
+    assert [u["memory_vectors"] for u in usage] == [16, 16]
+    assert usage[0]["fingerprints"]["compat"] == "reference"
+    usage = usages(evaluate("comem", model_args=arguments + ",compat=clean", limit=1))
+    assert usage[0]["fingerprints"]["compat"] == "clean"
+
+
+def test_our_own_encoder_knows_no_compat_reference():
+    with pytest.raises(UserError, match="is not a checkpoint in the reference's layout"):
+        evaluate("comem", model_args="compat=reference", limit=1)
+    with pytest.raises(UserError, match="compat='dirty' is unknown; choose clean or reference"):
+        evaluate("comem", model_args="compat=dirty", limit=1)
