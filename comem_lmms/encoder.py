@@ -112,8 +112,11 @@ class MemoryEncoder:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         self._adapted.peft_config["default"].base_model_name_or_path = self.vlm.name
+        card = folder / "README.md"
+        written = card.read_bytes() if card.is_file() else None
         self._adapted.save_pretrained(str(folder), save_embedding_layers=False)
-        (folder / "README.md").unlink(missing_ok=True)  # peft's unfilled model card
+        # peft writes an unfilled model card, over one that is there
+        card.unlink(missing_ok=True) if written is None else card.write_bytes(written)
         save_file(self.resampler.state_dict(), folder / RESAMPLER)
         about = {
             "vlm": self.vlm.name,

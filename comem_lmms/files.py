@@ -41,7 +41,7 @@ def is_hub_id(source: str) -> bool:
     return re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", source) is not None
 
 
-def fetch(source: str, *patterns: str) -> Path:
+def fetch(source: str, *patterns: str, revision: str | None = None) -> Path:
     """A folder as it is, or the files of a Hub repository that match ``patterns``, downloaded if need be.
 
     Raises:
@@ -54,7 +54,7 @@ def fetch(source: str, *patterns: str) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(source, allow_patterns=list(patterns)))
+        return Path(snapshot_download(source, revision=revision, allow_patterns=list(patterns)))
     except Exception as error:  # huggingface_hub and httpx raise a dozen kinds
         raise UserError(
             f"{source!r} is not a folder, and cannot be had from the Hub ({one_line(error)}); check the name"

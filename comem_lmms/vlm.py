@@ -19,7 +19,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor,
 from comem_lmms import micro
 from comem_lmms.backbones import Backbone, backbone
 from comem_lmms.errors import UserError, one_line
-from comem_lmms.files import files_fingerprint
+from comem_lmms.files import fetch, files_fingerprint
 from comem_lmms.generation import StopAt, cut, generation_arguments
 from comem_lmms.images import open_image
 
@@ -111,7 +111,7 @@ class FrozenVLM:
         with self.prefixed(inputs, prefixes) as inputs:
             prompt = inputs["input_ids"].shape[1] if "input_ids" in inputs else 0  # embeddings are not given back
             stop = StoppingCriteriaList([StopAt(until, prompt, self.processor.tokenizer)] if until else [])
-            arguments = {"pad_token_id": self.pad_id, **arguments}
+            arguments = self.for_model({"pad_token_id": self.pad_id, **arguments})
             output = self.model.generate(**inputs, **arguments, stopping_criteria=stop)
         new = output[:, prompt:]
         # Several sequences a chat (num_return_sequences) are an answer to a chat each; the first is the best.
@@ -119,6 +119,10 @@ class FrozenVLM:
         ends = arguments.get("eos_token_id", self.model.generation_config.eos_token_id)
         ends = {arguments["pad_token_id"], *([ends] if isinstance(ends, int) else ends or [])}
         return [self._answer(ids, length, ends, until) for ids, length in zip(new.tolist(), lengths, strict=True)]
+
+    def for_model(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Arguments of ``generate`` as the model needs them."""
+        return arguments
 
     def logits(self, chats: Sequence[Chat], prefixes: Sequence[Tensor] | None = None) -> Tensor:
         """Next-token logits after each chat, (B, vocabulary)."""
@@ -338,10 +342,9 @@ def extend(
     return BatchFeature({**inputs, **extended})
 
 
-def weights_fingerprint(pretrained: str, config: Any = None) -> str:
+def weights_fingerprint(pretrained: str, revision: str | None = None) -> str:
     """Tells one checkpoint from another: the Hub's commit, or a hash of the files of a folder."""
-    commit = getattr(config, "_commit_hash", None)
-    if commit:
-        return commit
-    files = sorted(path for path in Path(micro.resolve(pretrained, "vlm")).iterdir() if path.is_file())
-    return files_fingerprint(files)
+    location = Path(micro.resolve(pretrained, "vlm"))
+    if not location.is_dir():
+        return fetch(pretrained, "config.json", revision=revision).name  # the Hub's cache has a folder a commit
+    return files_fingerprint(sorted(path for path in location.iterdir() if path.is_file()))

@@ -76,6 +76,12 @@ def test_saved_encoder_is_the_same(tmp_path, items):
     }
 
 
+def test_saving_keeps_a_model_card(tmp_path):
+    (tmp_path / "README.md").write_text("mine")
+    MemoryEncoder.create(FrozenVLM.load("micro", device="cpu"), RESAMPLER, rank=4).save(tmp_path)
+    assert (tmp_path / "README.md").read_text() == "mine"
+
+
 def test_a_training_step_changes_the_whole_encoder_and_nothing_else(items, chats):
     encoder = MemoryEncoder.create(FrozenVLM.load("micro", device="cpu"), RESAMPLER, dropout=0.0)
     learning = {id(p) for p in encoder.parameters()}

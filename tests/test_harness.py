@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,6 +10,8 @@ import time
 from pathlib import Path
 
 import pytest
+
+from comem_lmms import micro
 
 LIMIT = ("--tasks", "microseek", "--limit", "4", "--batch_size", "4", "--output_path", "out", "--log_samples")
 
@@ -90,3 +93,16 @@ def test_a_killed_run_resumes(tmp_path):
     (own,) = set(tmp_path.glob("cache/runs/*/rank_0.audit.jsonl")) - set(audit)
     assert len(own.read_text().splitlines()) == 384 - found  # nothing else was asked
     assert accuracy(tmp_path)["vanilla_rag"] > 0.9
+
+
+def test_a_vlm_from_the_hub(run, tmp_path):
+    """By its id, from a cache as huggingface_hub leaves it; the commit is its fingerprint."""
+    commit = "0123456789abcdef" * 2 + "01234567"
+    repository = tmp_path / "hub/models--owner--name"
+    shutil.copytree(micro.resolve("micro", "vlm"), repository / "snapshots" / commit)
+    (repository / "refs").mkdir()
+    (repository / "refs/main").write_text(commit)
+    command = "lmms-eval --model baseline --model_args pretrained=owner/name --tasks microseek --limit 2 --log_samples"
+    run(*command.split(), "--output_path", "out", HF_HUB_CACHE=str(tmp_path / "hub"), HF_HUB_OFFLINE="1")
+    (samples,) = (tmp_path / "out").rglob("*samples*.jsonl")
+    assert f'"vlm": "{commit[:16]}"' in samples.read_text()

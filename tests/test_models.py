@@ -42,7 +42,7 @@ def test_what_an_answer_cost_is_logged():
     assert usage["input_tokens"] > 20
     assert usage["output_tokens"] >= 1
     assert set(usage["seconds"]) == {"retrieve", "encode", "answer"}
-    assert set(usage["fingerprints"]) == {"knowledge", "retrieval", "vlm", "memory_encoder"}
+    assert set(usage["fingerprints"]) == {"knowledge", "retrieval", "vlm", "memory_encoder", "compat"}
 
 
 def test_no_items_is_the_baseline():

@@ -17,7 +17,7 @@ def test_every_quantity_agrees(run, parity):
     printed = run("python", "-m", "comem_lmms.parity", str(parity)).stdout
     assert " DIFFERS" not in printed
     n = printed.count("  ok\n")
-    assert n > 350
+    assert n == 373
     assert f"{n} of {n} quantities agree with the reference" in printed
 
 

@@ -3,17 +3,21 @@
 import dataclasses
 import json
 import shutil
+from functools import partial
 
 import pytest
 import torch
 from helpers import chat, evaluate, usages
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from comem_lmms import reference
 from comem_lmms.encoder import MemoryEncoder
 from comem_lmms.errors import UserError
+from comem_lmms.parity import Fixtures
 from comem_lmms.reference.checkpoint import Checkpoint
+from comem_lmms.reference.reading import squash
 from comem_lmms.vlm import FrozenVLM
 
 FLOAT32 = {"dtype": "float32", "device": "cpu"}
@@ -82,6 +86,36 @@ def test_decoding_jumps_only_in_reference_mode(parts, questions, knowledge):
     assert reader.generate(question, memory, max_new_tokens=6) != contiguous.generate(
         question, memory, max_new_tokens=6
     )
+
+
+def test_answers_are_decoded_as_the_reference_does(parts, fixtures):
+    """Greedy with its penalty, through the call that the wrapper makes, from images and texts."""
+    shared = Fixtures(fixtures / "parity")
+    encoder, reader = parts
+    about = json.loads((shared.folder / "qwen2_5_vl/prefill_k10.json").read_text())
+    prefix = encoder.encode(shared.items[:10]).flip(0).flatten(0, 1)
+    decode = partial(reader.processor.tokenizer.decode, skip_special_tokens=True)
+    tokens = {p: about[f"tokens_reference_offset{p}"] for p in ("", "_rep1.05")}
+    assert tokens[""] != tokens["_rep1.05"]
+    ask = partial(reader.generate, [shared.chat()], [prefix], max_new_tokens=len(tokens[""]), eos_token_id=[])
+    assert ask()[0].text == decode(tokens["_rep1.05"])
+    assert ask(repetition_penalty=1.0)[0].text == decode(tokens[""])
+
+
+def test_large_images_become_squares():
+    assert squash(Image.new("RGB", (1000, 400))).size == (512, 512)
+    assert squash(Image.new("RGB", (512, 100))).size == (512, 100)
+
+
+def test_another_reader_has_another_fingerprint(merged, base, tmp_path):
+    def leak(tensors):
+        name = "model_inf.model.layers.1.mlp.down_proj.weight"
+        return {**tensors, name: tensors[name] + 0.1}
+
+    leaked = rewrite(merged, tmp_path / "leaked", leak)
+    arguments = [f"pretrained={base},memory_encoder={folder},dtype=float32,top_k=1" for folder in (merged, leaked)]
+    one, other = (usages(evaluate("comem", model_args=a, limit=1))[0]["fingerprints"] for a in arguments)
+    assert {part for part in one if one[part] != other[part]} == {"reader"}
 
 
 def test_shards_of_mixed_dtypes_are_one_checkpoint(merged, base, parts, tmp_path, questions, knowledge):

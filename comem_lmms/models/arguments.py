@@ -63,7 +63,7 @@ class MemoryArguments(KnowledgeArguments):
     """Arguments of CoMEM.
 
     Attributes:
-        memory_encoder: folder or Hub id of the memory encoder, or ``micro`` for the bundled one.
+        memory_encoder: folder of the memory encoder, folder or Hub id of a checkpoint of the reference, or ``micro``.
         compat: "reference" (the default for checkpoints in the reference's layout: its results, bugs included) or
             "clean" (the default for all others: the question through the frozen VLM alone, contiguous positions).
         reader: a text LLM of the VLM's width that answers in its place, as in the paper's Table 5.

@@ -199,7 +199,7 @@ class KnowledgeModel(lmms):
             return
         self.vlm = self.load_vlm()
         a = self.arguments
-        self.fingerprints["vlm"] = weights_fingerprint(a.pretrained, read_config(a.pretrained, a.revision))
+        self.fingerprints["vlm"] = weights_fingerprint(a.pretrained, a.revision)
 
     def _queries(self, requests: list[Instance], golds: list[str | None]) -> Iterator[Query]:
         """Every question once; notes the ids of their right items on the way."""

@@ -9,6 +9,7 @@ from tqdm import tqdm
 
 from comem_lmms import encoder, reference
 from comem_lmms.errors import UserError
+from comem_lmms.files import tensors_fingerprint
 from comem_lmms.models.arguments import Arguments, MemoryArguments
 from comem_lmms.models.knowledge import RetrievingModel
 from comem_lmms.records import Hit
@@ -53,6 +54,8 @@ class CoMEM(RetrievingModel):
                 device=self.placement,
                 attention=a.attn_implementation,
             )
+            # model_inf, or a text LLM: not the model that pretrained= names
+            self.fingerprints["reader"] = tensors_fingerprint(vlm.model.state_dict())
         else:
             vlm = super().load_vlm()
             self.encoder = encoder.MemoryEncoder.load(a.memory_encoder, vlm)

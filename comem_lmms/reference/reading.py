@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
-from transformers import BatchFeature
+from transformers import BatchFeature, LogitsProcessorList, RepetitionPenaltyLogitsProcessor
 from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
 from comem_lmms.backbones import Backbone
@@ -19,10 +19,12 @@ from comem_lmms.encoder import MemoryEncoder
 from comem_lmms.errors import UserError
 from comem_lmms.images import open_image
 from comem_lmms.records import KnowledgeItem
-from comem_lmms.vlm import Chat, FrozenVLM
+from comem_lmms.vlm import Answer, Chat, FrozenVLM
 
 # Sides over this are squashed to a square of it by the reference's scripts; its pixel limits are these.
 MAX_SIDE = 512
+# It samples with temperature 0.1 and top_p 0.001, which keeps one token: greedy, with this penalty.
+REPETITION_PENALTY = 1.05
 MIN_PIXELS, MAX_PIXELS = 4 * 28 * 28, 16384 * 28 * 28
 
 
@@ -34,6 +36,12 @@ class ReferenceVLM(FrozenVLM):
     """
 
     squashes = True
+
+    def generate(
+        self, chats: Sequence[Chat], prefixes: Sequence[Tensor] | None = None, **gen_kwargs: Any
+    ) -> list[Answer]:
+        """As the base class does, with the reference's repetition penalty unless another is given."""
+        return super().generate(chats, prefixes, **{"repetition_penalty": REPETITION_PENALTY, **gen_kwargs})
 
     def plain(self, text: str) -> str:
         """The text as it is: the reference lets data pose as structure (quirk 8).
@@ -159,6 +167,14 @@ class TextReader(ReferenceVLM):
     def backbone(self) -> Backbone:
         """The row of the VLM."""
         return self.encoder.vlm.backbone
+
+    def for_model(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        """The repetition penalty as a processor of its own.
+
+        transformers (5.23) leaves out as many tokens as a row has padding, also where only new tokens are counted.
+        """
+        penalty = RepetitionPenaltyLogitsProcessor(float(arguments.get("repetition_penalty", REPETITION_PENALTY)))
+        return {**arguments, "repetition_penalty": 1.0, "logits_processor": LogitsProcessorList([penalty])}
 
     @contextmanager
     def prefixed(self, inputs: BatchFeature, prefixes: Sequence[Tensor] | None) -> Iterator[BatchFeature]:
