@@ -111,7 +111,7 @@ class FrozenVLM:
         with self.prefixed(inputs, prefixes) as inputs:
             prompt = inputs["input_ids"].shape[1] if "input_ids" in inputs else 0  # embeddings are not given back
             stop = StoppingCriteriaList([StopAt(until, prompt, self.processor.tokenizer)] if until else [])
-            arguments = self.for_model({"pad_token_id": self.pad_id, **arguments})
+            arguments = self.model_arguments({"pad_token_id": self.pad_id, **arguments})
             output = self.model.generate(**inputs, **arguments, stopping_criteria=stop)
         new = output[:, prompt:]
         # Several sequences a chat (num_return_sequences) are an answer to a chat each; the first is the best.
@@ -120,7 +120,7 @@ class FrozenVLM:
         ends = {arguments["pad_token_id"], *([ends] if isinstance(ends, int) else ends or [])}
         return [self._answer(ids, length, ends, until) for ids, length in zip(new.tolist(), lengths, strict=True)]
 
-    def for_model(self, arguments: dict[str, Any]) -> dict[str, Any]:
+    def model_arguments(self, arguments: dict[str, Any]) -> dict[str, Any]:
         """Arguments of ``generate`` as the model needs them."""
         return arguments
 

@@ -37,6 +37,7 @@ def test_a_difference_is_seen(run, parity, tmp_path):
     done = run("python", "-m", "comem_lmms.parity", str(folder), check=False)
     assert done.returncode == 1
     wrong = [line for line in done.stdout.splitlines() if line.endswith("DIFFERS")]
+    assert "has no qwen2_vl, qwen2_5_llm, train\n" in done.stdout
     assert [line.split()[:3] for line in wrong] == [["qwen2_5_vl", "encoder_k1", "memory"]]
 
 

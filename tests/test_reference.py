@@ -173,6 +173,17 @@ def test_an_image_token_in_a_text(parts, knowledge):
         parts[0].encode([item])
 
 
+def test_an_item_is_encoded_alike_in_any_batch(parts, knowledge):
+    items = [dataclasses.replace(knowledge[i], text="<image> " * i + knowledge[i].text) for i in range(4)]
+    alone = torch.cat([parts[0].encode([item]) for item in items])
+    torch.testing.assert_close(parts[0].encode(items[::-1]).flip(0), alone, atol=1e-4, rtol=0)
+
+
+def test_arguments_that_do_not_reach_a_checkpoint(merged, base):
+    with pytest.raises(UserError, match="max_pixels=200704 does not reach a checkpoint of the reference"):
+        evaluate("comem", model_args=f"pretrained={base},memory_encoder={merged},max_pixels=200704", limit=1)
+
+
 def test_for_another_vlm(merged):
     with pytest.raises(UserError, match=r"is a qwen2_5_vl of hidden size 64, but pretrained='micro' is a .* 160"):
         reference.check(merged, "micro", "qwen2_5_vl", 160)

@@ -32,6 +32,9 @@ class CoMEM(RetrievingModel):
         self._is_reference = reference.is_reference(a.memory_encoder)
         if self._is_reference:
             reference.check(a.memory_encoder, *made)
+            for name in ("min_pixels", "max_pixels", "revision"):
+                if (value := getattr(a, name)) is not None:
+                    raise UserError(f"{name}={value!r} does not reach a checkpoint of the reference; leave it out")
         else:
             encoder.check(a.memory_encoder, *made)
             if a.compat == "reference" or a.reader:

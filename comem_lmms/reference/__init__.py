@@ -1,7 +1,7 @@
 """The reference implementation's checkpoints and its exact behaviour, bugs included (docs/fidelity.md)."""
 
 from comem_lmms.reference.convert import convert
-from comem_lmms.reference.loading import check, is_reference, load, load_adapter, load_parts
+from comem_lmms.reference.loading import check, is_reference, load, load_parts
 from comem_lmms.reference.reading import ReferenceEncoder, ReferenceReader, ReferenceVLM, TextReader
 
 __all__ = [
@@ -13,6 +13,5 @@ __all__ = [
     "convert",
     "is_reference",
     "load",
-    "load_adapter",
     "load_parts",
 ]

@@ -4,7 +4,7 @@ It holds a tuned VLM that encodes (``model.``, ``visual.``, ``lm_head.``), a res
 in a VLM variant, the VLM that reads (``model_inf.``), all merged and named as transformers 4.49 named them.
 """
 
-import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,13 @@ from torch import Tensor
 from transformers import AutoModelForImageTextToText
 
 from comem_lmms.errors import UserError, one_line
+from comem_lmms.files import fetch, read_json
 from comem_lmms.resampler import Resampler, ResamplerConfig
 
+log = logging.getLogger(__name__)
+
 RESAMPLER_PREFIX = "knowledge_processor."
+RELEASED_WIDTH = 16 * 224  # heads by their width, at 7B
 READER_PREFIX = "model_inf."
 ENCODER_PREFIXES = ("model.", "visual.", "lm_head.")
 
@@ -25,16 +29,19 @@ ENCODER_PREFIXES = ("model.", "visual.", "lm_head.")
 class Checkpoint:
     """The tensors of a checkpoint in the reference's layout, read when asked for.
 
+    Args:
+        source: folder or Hub id.
+
     Raises:
         UserError: the folder holds no safetensors, or no resampler.
     """
 
-    def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
+    def __init__(self, source: str | Path) -> None:
+        self.folder = fetch(str(source), "*.json", "*.safetensors")
         files = sorted(self.folder.glob("model*.safetensors"))
         if not files:
             raise UserError(
-                f"no checkpoint at {str(folder)!r}: model*.safetensors is missing; give a folder or a Hub id"
+                f"no checkpoint at {str(source)!r}: model*.safetensors is missing; give a folder or a Hub id"
             )
         self._files: dict[str, Any] = {}
         for path in files:
@@ -74,7 +81,7 @@ class Checkpoint:
 
     def _check(self) -> None:
         index = self.folder / "model.safetensors.index.json"
-        promised = set(json.loads(index.read_text())["weight_map"]) if index.is_file() else set()
+        promised = set(read_json(index).get("weight_map", ())) if index.is_file() else set()
         if missing := promised - set(self._files):
             raise UserError(f"{self.folder}: a shard is missing ({min(missing)} is in none); download it again")
         if not any(name.startswith(RESAMPLER_PREFIX) for name in self._files):
@@ -106,10 +113,16 @@ def resampler_name(name: str) -> str:
 
 
 def make_resampler(weights: Mapping[str, Tensor], heads: int | None = None, depth: int = 8) -> Resampler:
-    """A resampler of the weights' shape; ``heads`` cannot be read off them and is 16 in the reference's own sizes."""
+    """A resampler of the weights' shape, but for ``heads`` and ``depth``, which cannot be read off them.
+
+    The reference's are 16 heads of 224 and a depth of 8; for another width heads of 16 are assumed, and said to be.
+    """
     _, n_vectors, dim = weights["latents"].shape
     inner = len(weights["attention.to_q.weight"])
-    heads = heads or min(16, inner // 16)
+    if heads is None:
+        heads = 16 if inner == RELEASED_WIDTH else max(1, inner // 16)
+        if inner != RELEASED_WIDTH:
+            log.warning("the resampler is %s wide, not as released; taking %s heads and depth %s", inner, heads, depth)
     config = ResamplerConfig(
         dim=dim,
         input_dim=weights["proj_in.weight"].shape[1],

@@ -1,27 +1,16 @@
 """Puts the parts of a checkpoint of the reference together: a folder or Hub id in, an encoder and a reader out."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
-from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from comem_lmms import micro
 from comem_lmms.encoder import CONFIG, MemoryEncoder
 from comem_lmms.errors import UserError, one_line
 from comem_lmms.files import fetch, is_hub_id
-from comem_lmms.reference.checkpoint import (
-    ENCODER_PREFIXES,
-    RESAMPLER_PREFIX,
-    Checkpoint,
-    build,
-    make_resampler,
-    resampler_name,
-    todays_name,
-)
+from comem_lmms.reference.checkpoint import Checkpoint, build
 from comem_lmms.reference.reading import (
     MAX_PIXELS,
     MIN_PIXELS,
@@ -31,6 +20,7 @@ from comem_lmms.reference.reading import (
     TextReader,
 )
 from comem_lmms.vlm import FrozenVLM, check_placement, load_processor, read_config
+from comem_lmms.vlm import hidden_size as width_of
 
 # The reference decodes this many positions behind the question, whatever the length of the memory.
 DECODE_OFFSET = {"qwen2_5_vl": 8000, "qwen2_vl": 4000}
@@ -52,7 +42,7 @@ def check(source: str, vlm: str, model_type: str, hidden_size: int) -> None:
         UserError: it was made for another kind or size of VLM.
     """
     config = read_config(str(fetch(source, "*.json")))
-    made_for = (config.model_type, config.get_text_config().hidden_size)
+    made_for = (config.model_type, width_of(config))
     if made_for != (model_type, hidden_size):
         raise UserError(
             f"checkpoint {source!r} is a {made_for[0]} of hidden size {made_for[1]}, but pretrained={vlm!r} is a "
@@ -77,12 +67,12 @@ def load(
     if compat == "clean":
         if reader:
             raise UserError(f"reader={reader!r} is known in compat=reference only; leave one of them out")
-        encoder = load_encoder(source, base, FrozenVLM, **placement)
+        encoder = load_encoder(Checkpoint(source), base, FrozenVLM, **placement)
         attention = placement.pop("attention", None)
         return encoder, FrozenVLM.load(base, **placement, attn_implementation=attention)
     if not reader:
         return load_parts(source, base, **placement)
-    encoder = load_encoder(source, base, **placement)
+    encoder = load_encoder(Checkpoint(source), base, **placement)
     try:
         llm: Any = AutoModelForCausalLM.from_pretrained(reader, dtype=encoder.vlm.model.dtype)
     except Exception as error:  # transformers raises a dozen kinds
@@ -96,7 +86,7 @@ def load(
 
 
 def load_encoder(
-    source: str,
+    checkpoint: Checkpoint,
     base: str,
     kind: type[FrozenVLM] = ReferenceVLM,
     dtype: str = "auto",
@@ -107,19 +97,17 @@ def load_encoder(
     """The encoder of a checkpoint.
 
     Args:
-        source: folder or Hub id.
         base: where the processor comes from.
         kind: how items are fed.
         dtype: "auto" is bfloat16, in which the reference runs, whatever the checkpoint is stored in.
         shape: ``heads`` and ``depth`` of the resampler, where they are not the reference's.
     """
     placement = check_placement(dtype, device)
-    folder = fetch(source, "*.json", "*.safetensors")
-    checkpoint = Checkpoint(folder)
+    config = read_config(str(checkpoint.folder))
     processor = load_processor(base, *((MIN_PIXELS, MAX_PIXELS) if kind is ReferenceVLM else ()))
-    model = build(read_config(str(folder)), checkpoint.encoder_weights(), _dtype(dtype), attention)
+    model = build(config, checkpoint.encoder_weights(), _dtype(dtype), attention)
     encoder = ReferenceEncoder if kind is ReferenceVLM else MemoryEncoder
-    return encoder(kind(source, model.to(placement), processor), None, checkpoint.resampler(**shape))
+    return encoder(kind(str(checkpoint.folder), model.to(placement), processor), None, checkpoint.resampler(**shape))
 
 
 def load_parts(
@@ -130,14 +118,14 @@ def load_parts(
     The reader is put together as the reference's is: language layers from ``model_inf`` (or the base, where the
     checkpoint has none), token embeddings, vision tower and head from the encoder (quirk 6), whose weights they share.
     """
-    encoder = load_encoder(source, base, dtype=dtype, device=device, attention=attention, **shape)
+    checkpoint = Checkpoint(source)
+    encoder = load_encoder(checkpoint, base, dtype=dtype, device=device, attention=attention, **shape)
     tuned = encoder.vlm.model
-    inner = Checkpoint(fetch(source, "*.json", "*.safetensors")).reader_weights()
-    if inner:
+    if inner := checkpoint.reader_weights():
         reading = build(tuned.config, inner, _dtype(dtype), attention)
     else:
         reading = FrozenVLM.load(base, str(_dtype(dtype)).removeprefix("torch."), device, attention).model
-    _share(tuned, reading)
+    share(tuned, reading)
     reader = ReferenceReader(
         source, reading.to(encoder.vlm.device), encoder.vlm.processor, DECODE_OFFSET[tuned.config.model_type]
     )
@@ -148,34 +136,7 @@ def _dtype(name: str) -> torch.dtype:
     return torch.bfloat16 if name == "auto" else getattr(torch, name)
 
 
-def load_adapter(
-    folder: str, base: str, dtype: str = "auto", device: str | None = None, attention: str | None = None, **shape: int
-) -> tuple[MemoryEncoder, ReferenceReader]:
-    """As `load_parts`, from what the reference's training saves: a peft adapter that holds the resampler too.
-
-    The adapter of the reader's layers, which came about by accident (quirk 3), is left out.
-    """
-    weights = load_file(Path(folder) / "adapter_model.safetensors")
-    named = {name.removeprefix("base_model.model."): tensor for name, tensor in weights.items()}
-    tuned, reading = (FrozenVLM.load(base, dtype, device, attention).model for _ in range(2))
-    processor = load_processor(base, MIN_PIXELS, MAX_PIXELS)
-    settings = json.loads((Path(folder) / "adapter_config.json").read_text())
-    vlm = ReferenceVLM(folder, tuned, processor)
-    lora = LoraConfig(r=settings["r"], lora_alpha=settings["lora_alpha"], target_modules=vlm.backbone.lora_targets)
-    adapted = get_peft_model(tuned, lora)
-    ours = {f"base_model.model.{todays_name(n)}": t for n, t in named.items() if n.startswith(ENCODER_PREFIXES)}
-    report: Any = set_peft_model_state_dict(adapted, ours)
-    if report.unexpected_keys:
-        raise UserError(f"{folder} adapts {report.unexpected_keys[0]}, which memory encoders of {base!r} do not")
-    _share(tuned, reading)
-    resampler = {
-        resampler_name(n.removeprefix(RESAMPLER_PREFIX)): t for n, t in named.items() if n.startswith(RESAMPLER_PREFIX)
-    }
-    encoder = MemoryEncoder(vlm, adapted.eval(), make_resampler(resampler, **shape))
-    return encoder, ReferenceReader(folder, reading, processor, DECODE_OFFSET[tuned.config.model_type])
-
-
-def _share(tuned: Any, reading: Any) -> None:
+def share(tuned: Any, reading: Any) -> None:
     """Gives the reader the encoder's vision tower, token embeddings and head (quirk 6)."""
     reading.model.visual = tuned.model.visual
     reading.model.language_model.embed_tokens = tuned.model.language_model.embed_tokens

@@ -168,7 +168,7 @@ class TextReader(ReferenceVLM):
         """The row of the VLM."""
         return self.encoder.vlm.backbone
 
-    def for_model(self, arguments: dict[str, Any]) -> dict[str, Any]:
+    def model_arguments(self, arguments: dict[str, Any]) -> dict[str, Any]:
         """The repetition penalty as a processor of its own.
 
         transformers (5.23) leaves out as many tokens as a row has padding, also where only new tokens are counted.
