@@ -17,26 +17,37 @@ Chat = list[dict[str, Any]]
 
 
 class Stage(NamedTuple):
-    """One kind of training step: pages a chat, facts a page, questions a chat, with or without images, chats a step."""
+    """One kind of training step.
+
+    Attributes:
+        pages: a chat.
+        facts: a page; all pages of a chat state the same attributes, so that there is a choice to make.
+        questions: a chat.
+        images: whether pages and questions show emblems.
+        batch: chats a step.
+        notes: whether the pages are boiled down to "attribute value" pairs and stand in one item, best last.
+    """
 
     pages: int
     facts: int
     questions: int
     images: bool
     batch: int
+    notes: bool = False
 
 
 def make_chat(rng: RandomState, realms: list[Realm], stage: Stage) -> tuple[Chat, list[KnowledgeItem]]:
-    """Questions about a realm, answered, and the stage's pages, the realm's own first.
+    """Questions about a realm, answered, and the stage's items, the realm's own page first.
 
     The facts are drawn anew, so that nothing can be learnt by heart.
     """
     chosen = [realms[i] for i in rng.permutation(len(realms))[: max(1, stage.pages)]]
-    facts = [dict(list(random_facts(rng).items())[: stage.facts]) for _ in chosen]
-    items = []
-    for realm, fact in zip(chosen[: stage.pages], facts, strict=False):
-        image = _draw(realm, portrait, rng) if stage.images else None
-        items.append(KnowledgeItem(realm.id, realm.name, realm._replace(facts=fact).text, image))
+    drawn = [random_facts(rng) for _ in chosen]
+    stated = list(drawn[0])[: stage.facts]
+    facts = [{key: value for key, value in page.items() if key in stated} for page in drawn]
+    items = [] if stage.notes else [_page(r, f, stage, rng) for r, f in zip(chosen[: stage.pages], facts, strict=False)]
+    if stage.notes:
+        items.append(KnowledgeItem("notes", "", " ".join(map(_note, reversed(facts)))))
     attributes = {a.key: a for a in ATTRIBUTES}
     chat: Chat = []
     for turn, key in enumerate(rng.permutation(list(facts[0]))[: stage.questions]):
@@ -58,6 +69,15 @@ def answer_mask(input_ids: Tensor, processor: ProcessorMixin) -> Tensor:
                 first = i + len(start)
                 mask[row, first : ids.index(end, first) + 1] = True
     return mask
+
+
+def _page(realm: Realm, facts: dict[str, str], stage: Stage, rng: RandomState) -> KnowledgeItem:
+    image = _draw(realm, portrait, rng) if stage.images else None
+    return KnowledgeItem(realm.id, realm.name, realm._replace(facts=facts).text, image)
+
+
+def _note(facts: dict[str, str]) -> str:
+    return " ".join(f"{key} {value}" for key, value in facts.items()) + "."
 
 
 def _draw(realm: Realm, view: Any, rng: RandomState) -> Image.Image:

@@ -2,9 +2,10 @@
 
     python -m comem_lmms.training.micro.vlm OUT [--seed 1] [--steps 1200]
 
-Every sequence is a chat: one to three pages (best last, next to the question, as at test time), then questions on the
-best one. Facts are drawn anew for every sequence, so nothing can be learnt by heart; a few sequences have no page, so
-that the model answers in kind when it has nothing to go by. Needs about 40 minutes on one CPU core.
+Every sequence is a chat: pages (best last, next to the question, as at test time), then questions on the best one.
+Facts are drawn anew for every sequence, so nothing can be learnt by heart; a few sequences have no page, so that the
+model answers in kind when it has nothing to go by. First it learns to read, in ``--steps`` steps, then to choose, in
+three eighths as many.
 """
 
 import argparse
@@ -114,19 +115,30 @@ def reading_losses(model: Model, processor: Qwen2_5_VLProcessor, seed: int, step
 
 
 def choosing_losses(model: Model, processor: Qwen2_5_VLProcessor, seed: int) -> Iterator[Tensor]:
-    """One loss a step, for ever: up to five pages of any length, the right one next to the question.
+    """One loss a step, for ever: full pages, short pages and notes, the right one next to the question.
 
-    Full pages alone teach to choose between pages that lie a page apart; memories lie 8 positions apart.
+    Full pages alone teach to choose between pages that lie a page apart; memories lie 8 positions apart, and so do
+    the notes of several pages in one turn.
     """
     rng = RandomState(seed + 1)
     realms = training_realms(seed, N_REALMS)
     while True:
-        stage = FULL[int(rng.choice(4, p=[0.1, 0.2, 0.2, 0.5]))]
-        if rng.rand() < 0.7:
-            pages, facts, images = int(rng.randint(1, 6)), int(rng.choice([1, 2, 3, 5, 8])), bool(rng.rand() < 0.3)
-            tokens = pages * (9 * facts + 18 * images + 10) + 15 * min(facts, 8) + 40
-            stage = Stage(pages, facts, min(facts, 8), images, batch=min(64, 8000 // tokens))
+        kind = rng.choice(["full", "short", "notes"], p=[0.25, 0.3, 0.45])
+        if kind == "full":
+            stage = FULL[int(rng.choice(4, p=[0.1, 0.2, 0.2, 0.5]))]
+        else:
+            stage = _small_stage(rng, notes=kind == "notes")
         yield _loss(model, processor, rng, realms, stage)
+
+
+def _small_stage(rng: RandomState, notes: bool) -> Stage:
+    """One to five short pages or notes; as many chats as come to some 6,000 tokens."""
+    pages, facts = int(rng.randint(1, 6)), int(rng.choice([3, 4, 6, 8, 12] if notes else [1, 2, 3, 5, 8]))
+    images = not notes and bool(rng.rand() < 0.4)
+    questions = min(facts, 8)
+    page = 3 * facts if notes else 9 * facts + 18 * images + 10
+    tokens = pages * page + 15 * questions + 40
+    return Stage(pages, facts, questions, images, batch=min(64, 6000 // tokens), notes=notes)
 
 
 def _loss(model: Model, processor: Qwen2_5_VLProcessor, rng: RandomState, realms: list[Realm], stage: Stage) -> Tensor:
@@ -146,7 +158,7 @@ def main() -> None:
     model = make_model(processor, args.seed)
     weights = list(model.parameters())
     curve = train(weights, reading_losses(model, processor, args.seed, args.steps), args.steps, args.lr)
-    curve += train(weights, choosing_losses(model, processor, args.seed), args.steps // 4, args.lr / 2)
+    curve += train(weights, choosing_losses(model, processor, args.seed), 3 * args.steps // 8, args.lr / 2)
     model.save_pretrained(args.out)
     processor.save_pretrained(args.out)
     write_log(args.out, {"seed": args.seed, "steps": args.steps, "lr": args.lr}, curve)
