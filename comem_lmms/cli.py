@@ -5,6 +5,7 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from comem_lmms import __version__
 from comem_lmms.errors import UserError
@@ -44,6 +45,25 @@ def _parser() -> argparse.ArgumentParser:
     index.add_argument("--device", default="cpu")
     index.set_defaults(run=_index)
 
+    memorize = commands.add_parser("memorize", help="encode a knowledge base once and keep its memories on disk")
+    memorize.add_argument("bank", help="folder of the memory bank; resumed if it is there")
+    _add_model_args(memorize)
+    memorize.add_argument("--batch_size", type=int, help="items encoded at a time")
+    memorize.add_argument("--store", metavar="DTYPE", help="float32, bfloat16, float16 or int8; default: the encoder's")
+    memorize.add_argument(
+        "--for",
+        dest="run_folder",
+        type=Path,
+        metavar="DIR",
+        help="only items retrieved in the --log_samples files below",
+    )
+    memorize.add_argument("--shard_size", type=int, default=512, help="items written at a time (%(default)s)")
+    memorize.set_defaults(run=_memorize)
+
+    doctor = commands.add_parser("doctor", help="check that memory works with your model, device and libraries")
+    _add_model_args(doctor)
+    doctor.set_defaults(run=_doctor)
+
     convert = commands.add_parser("convert", help="turn a checkpoint of the reference into a memory encoder of ours")
     convert.add_argument("source", help="folder or Hub id of the checkpoint")
     convert.add_argument("out", type=Path, help="folder to write the memory encoder to")
@@ -60,6 +80,61 @@ def _parser() -> argparse.ArgumentParser:
     build.add_argument("--seed", type=int, help="another world than the shipped one")
     build.set_defaults(run=_build)
     return parser
+
+
+def _add_model_args(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--model_args", default="", help="those of --model comem: pretrained=...,memory_encoder=...,knowledge=..."
+    )
+
+
+def _model_args(given: str, **more: Any) -> Any:
+    """The arguments of CoMEM, from the text that lmms-eval takes."""
+    from lmms_eval.utils import simple_parse_args_string
+
+    from comem_lmms.models.arguments import MemoryArguments, parse
+
+    try:
+        arguments = simple_parse_args_string(given)
+    except ValueError as error:
+        raise UserError(f"--model_args {given!r} is not of the form name=value,name=value") from error
+    return parse(MemoryArguments, {**arguments, **{k: v for k, v in more.items() if v is not None}})
+
+
+def _memorize(arguments: argparse.Namespace) -> None:
+    from comem_lmms.models.memorize import memorize
+    from comem_lmms.report import retrieved_ids
+
+    model_args = _model_args(arguments.model_args, batch_size=arguments.batch_size)
+    ids = retrieved_ids(arguments.run_folder) if arguments.run_folder else None
+    bank = memorize(arguments.bank, model_args, arguments.store, ids, arguments.shard_size)
+    size = sum(path.stat().st_size for path in bank.folder.iterdir()) / 1e6
+    print(
+        f"{arguments.bank}: {len(bank)} memories of {bank.info.n_vectors} vectors as {bank.info.dtype}, {size:.1f} MB"
+    )
+
+
+def _doctor(arguments: argparse.Namespace) -> None:
+    from importlib.metadata import version
+
+    import torch
+
+    from comem_lmms.doctor import diagnose
+
+    model_args = _model_args(arguments.model_args)
+    device = model_args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    libraries = ", ".join(f"{name} {version(name)}" for name in ("comem-lmms", "torch", "transformers", "peft"))
+    print(f"pretrained={model_args.pretrained} on {device}; {libraries}")
+    failed = 0
+    for finding in diagnose(model_args, device):
+        print(finding, flush=True)
+        failed += not finding.holds
+    if failed:
+        raise UserError(
+            f"{failed} checks fail; answers of this model cannot be trusted. Try another attn_implementation= or "
+            "dtype=float32, or another version of transformers"
+        )
+    print("all checks hold")
 
 
 def _report(arguments: argparse.Namespace) -> None:

@@ -14,21 +14,44 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import BatchFeature
 
 from comem_lmms import micro
+from comem_lmms.backbones import Backbone
 from comem_lmms.errors import UserError, one_line
-from comem_lmms.files import read_json, tensors_fingerprint, write_json
-from comem_lmms.prompts import ENCODE_INSTRUCTION, item_text
+from comem_lmms.files import fetch, files_fingerprint, is_hub_id, read_json, tensors_fingerprint, write_json
+from comem_lmms.prompts import ENCODE_INSTRUCTION, MAX_ITEM_CHARACTERS, item_text
 from comem_lmms.records import KnowledgeItem
 from comem_lmms.resampler import Resampler, ResamplerConfig
 from comem_lmms.vlm import FrozenVLM
 
 CONFIG = "memory_encoder.json"
 RESAMPLER = "resampler.safetensors"
+FILES = (CONFIG, RESAMPLER, "adapter_config.json", "adapter_model.safetensors")
+
+
+MODEL_CARD = """---
+base_model: {vlm}
+library_name: peft
+pipeline_tag: image-text-to-text
+tags:
+- comem
+- memory-encoder
+- knowledge-based-vqa
+---
+
+# Memory encoder for {vlm}
+
+Turns a knowledge item (an image and a text) into {vectors} vectors of width {hidden} that {vlm}, unchanged, reads in
+front of a question (CoMEM, [arXiv 2505.17670](https://arxiv.org/abs/2505.17670)). A LoRA adapter of rank {rank} (alpha
+{alpha}) and a resampler; for [lmms-eval](https://github.com/EvolvingLMMs-Lab/lmms-eval) with the plugin comem-lmms:
+
+    lmms-eval --model comem --tasks TASK \\
+        --model_args pretrained={vlm},memory_encoder=THIS_REPOSITORY,knowledge=KNOWLEDGE_BASE
+"""
 
 
 class MemoryEncoder:
@@ -48,6 +71,11 @@ class MemoryEncoder:
         self._adapted = adapted
         self._adapter = [] if adapted is None else [p for n, p in adapted.named_parameters() if "lora_" in n]
         self._switch_adapter(on=False)
+
+    @property
+    def adapter_config(self) -> LoraConfig:
+        """Of the adapter."""
+        return self._adapted.peft_config["default"]
 
     @property
     def n_vectors(self) -> int:
@@ -95,28 +123,15 @@ class MemoryEncoder:
         """What training may change: the adapter and the resampler."""
         return [*self._adapter, *self.resampler.parameters()]
 
-    @property
-    def fingerprint(self) -> str:
-        """Of the adapter's (or, merged, the VLM's) and the resampler's weights and shapes."""
-        if self._adapted is None:
-            tensors, scale = self.vlm.model.state_dict(), []
-        else:
-            lora = self._adapted.peft_config["default"]
-            tensors, scale = get_peft_model_state_dict(self._adapted), [lora.r, lora.lora_alpha]
-        weights = tensors_fingerprint({**tensors, **self.resampler.state_dict()})
-        content = [weights, *scale, sorted(asdict(self.resampler.config).items())]
-        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
-
     def save(self, folder: str | Path) -> None:
-        """Writes the encoder, not the VLM."""
+        """Writes the encoder, not the VLM, and a model card unless there is one."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         self._adapted.peft_config["default"].base_model_name_or_path = self.vlm.name
         card = folder / "README.md"
-        written = card.read_bytes() if card.is_file() else None
+        written = card.read_text() if card.is_file() else model_card(self)
         self._adapted.save_pretrained(str(folder), save_embedding_layers=False)
-        # peft writes an unfilled model card, over one that is there
-        card.unlink(missing_ok=True) if written is None else card.write_bytes(written)
+        card.write_text(written)  # over the unfilled one of peft
         save_file(self.resampler.state_dict(), folder / RESAMPLER)
         about = {
             "vlm": self.vlm.name,
@@ -146,7 +161,7 @@ class MemoryEncoder:
             UserError: a file is missing or damaged, or the encoder was made for another kind or size of VLM.
         """
         about = check(folder, vlm.name, vlm.config.model_type, vlm.hidden_size)
-        path = Path(micro.resolve(folder, "memory_encoder"))
+        path = locate(folder)
         made_for, given = about["vlm_embeddings"], embeddings_fingerprint(vlm)
         if made_for != given:
             raise UserError(
@@ -189,14 +204,43 @@ def embeddings_fingerprint(vlm: FrozenVLM) -> str:
     return tensors_fingerprint({"embeddings": vlm.model.get_input_embeddings().weight.to(torch.bfloat16)})
 
 
+def locate(source: str) -> Path:
+    """The folder of a saved encoder: ``micro``, a folder, or a repository of the Hub, downloaded if need be."""
+    source = micro.resolve(source, "memory_encoder")
+    return fetch(source, *FILES) if is_hub_id(source) else Path(source)
+
+
+def fingerprint(source: str) -> str:
+    """Of a saved encoder's weights and shape, wherever it lies and whatever VLM name it was saved with."""
+    path = locate(source)
+    lora, about = read_json(path / "adapter_config.json"), read_json(path / CONFIG)
+    shape = [lora["r"], lora["lora_alpha"], sorted(about["resampler"].items())]
+    weights = files_fingerprint(path / name for name in FILES if name.endswith(".safetensors"))
+    return hashlib.sha256(json.dumps([weights, *shape]).encode()).hexdigest()
+
+
+def layout_fingerprint(processor: Any, row: Backbone) -> str:
+    """Of all that decides how an item becomes the input of a VLM, the tokenizer's vocabulary left out."""
+    content = [processor.image_processor.to_dict(), asdict(row), ENCODE_INSTRUCTION, MAX_ITEM_CHARACTERS]
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def model_card(encoder: MemoryEncoder) -> str:
+    """What the Hub shows of a saved encoder."""
+    vlm, lora = encoder.vlm.name, encoder.adapter_config
+    return MODEL_CARD.format(
+        vlm=vlm, hidden=encoder.vlm.hidden_size, vectors=encoder.n_vectors, rank=lora.r, alpha=lora.lora_alpha
+    )
+
+
 def check(folder: str, vlm: str, model_type: str, hidden_size: int) -> dict[str, Any]:
     """Reads an encoder's configuration and compares it with a VLM's, before any weights are loaded.
 
     Raises:
         UserError: the folder holds no encoder, or one for another kind or size of VLM.
     """
-    path = Path(micro.resolve(folder, "memory_encoder"))
-    for name in (CONFIG, RESAMPLER, "adapter_config.json", "adapter_model.safetensors"):
+    path = locate(folder)
+    for name in FILES:
         if not (path / name).is_file():
             raise UserError(f"no memory encoder at {folder!r}: {name} is missing; give memory_encoder=FOLDER of one")
     about = read_json(path / CONFIG)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from comem_lmms import micro
-from comem_lmms.encoder import CONFIG, MemoryEncoder, check
+from comem_lmms.encoder import CONFIG, MemoryEncoder, check, fingerprint
 from comem_lmms.errors import UserError
 from comem_lmms.records import KnowledgeItem
 from comem_lmms.resampler import ResamplerConfig
@@ -65,15 +65,31 @@ def test_saved_encoder_is_the_same(tmp_path, items):
     made.resampler.eval()
     made.save(tmp_path)
     loaded = MemoryEncoder.load(str(tmp_path), FrozenVLM.load("micro", device="cpu"))
-    assert loaded.fingerprint == made.fingerprint
+    made.save(tmp_path / "again")
+    assert fingerprint(str(tmp_path)) == fingerprint(str(tmp_path / "again"))
+    with torch.no_grad():
+        made.resampler.latents[0, 0, 0] += 1
+    made.save(tmp_path / "changed")
+    assert fingerprint(str(tmp_path)) != fingerprint(str(tmp_path / "changed"))
+    with torch.no_grad():
+        made.resampler.latents.copy_(loaded.resampler.latents)
     made._adapted.eval()
     assert torch.equal(loaded.encode(items), made.encode(items))
-    assert {p.name for p in tmp_path.iterdir()} == {
+    assert {p.name for p in (tmp_path / "again").iterdir()} == {
+        "README.md",
         "adapter_config.json",
         "adapter_model.safetensors",
         "memory_encoder.json",
         "resampler.safetensors",
     }
+
+
+def test_model_card_says_how_to_use_it(tmp_path):
+    MemoryEncoder.create(FrozenVLM.load("micro", device="cpu"), RESAMPLER, rank=4).save(tmp_path)
+    card = (tmp_path / "README.md").read_text()
+    assert card.startswith("---\nbase_model: micro\nlibrary_name: peft\n")
+    assert "rank 4 (alpha\n32)" in card
+    assert "into 8 vectors of width 160" in card
 
 
 def test_saving_keeps_a_model_card(tmp_path):

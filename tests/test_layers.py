@@ -23,16 +23,24 @@ ORDER = (
     "comem_lmms.generation",
     "comem_lmms.vlm",
     "comem_lmms.encoder",
+    "comem_lmms.memory",
     "comem_lmms.reference",
     "comem_lmms.parity",
     "comem_lmms.models",
+    "comem_lmms.doctor",
     "comem_lmms.plugin",
     "comem_lmms.report",
     "comem_lmms.cli",
 )
 # Neighbours that know less than their place in a line would allow.
 TASKS = {"comem_lmms.records", "comem_lmms.scoring", "comem_lmms.prompts"}
-NOT_FOR_TRAINING = {"comem_lmms.models", "comem_lmms.plugin", "comem_lmms.report", "comem_lmms.cli"}
+NOT_FOR_TRAINING = {
+    "comem_lmms.models",
+    "comem_lmms.doctor",
+    "comem_lmms.plugin",
+    "comem_lmms.report",
+    "comem_lmms.cli",
+}
 LIGHT = ("comem_lmms.plugin", "comem_lmms.scoring", "comem_lmms.records", "comem_lmms.prompts")
 HEAVY = {"torch", "transformers", "peft", "datasets", "faiss", "open_clip", "lmms_eval"}
 

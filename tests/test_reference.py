@@ -15,6 +15,8 @@ from transformers import AutoModelForCausalLM
 from comem_lmms import reference
 from comem_lmms.encoder import MemoryEncoder
 from comem_lmms.errors import UserError
+from comem_lmms.models.arguments import MemoryArguments
+from comem_lmms.models.loading import Parts
 from comem_lmms.parity import Fixtures
 from comem_lmms.reference.checkpoint import Checkpoint
 from comem_lmms.reference.reading import squash
@@ -36,6 +38,11 @@ def base(fixtures):
 @pytest.fixture(scope="module")
 def parts(merged, base):
     return reference.load(merged, base, **FLOAT32)
+
+
+def clean(merged, base):
+    parts = Parts(MemoryArguments(pretrained=base, memory_encoder=merged, compat="clean", dtype="float32"), "cpu")
+    return parts.encoder, parts.reader
 
 
 def rewrite(merged, folder, change, shards=1):
@@ -65,7 +72,7 @@ def logits(parts, questions, knowledge):
 @pytest.mark.parametrize("compat", ["reference", "clean", "text"])
 def test_a_batch_is_its_rows(merged, base, fixtures, knowledge, questions, compat):
     reader = str(fixtures / "parity/base/Qwen2.5-tiny") if compat == "text" else None
-    encoder, vlm = reference.load(merged, base, "clean" if compat == "clean" else "reference", reader, **FLOAT32)
+    encoder, vlm = clean(merged, base) if compat == "clean" else reference.load(merged, base, reader, **FLOAT32)
     items = encoder.encode([knowledge[i] for i in range(5)])
     chats = [chat("x " * (7 * i) + q["question"], q["image"]) for i, q in enumerate(questions[:5])]
     prefixes = [items[:k].flatten(0, 1) for k in (3, 0, 1, 5, 2)]
@@ -143,7 +150,7 @@ def test_model_inf_of_the_checkpoint_is_used(merged, base, parts, tmp_path, ques
 
 
 def test_clean_reads_with_the_base_alone(merged, base, questions):
-    _, reader = reference.load(merged, base, "clean", **FLOAT32)
+    _, reader = clean(merged, base)
     question = [chat("What is this?", questions[0]["image"])]
     assert torch.equal(reader.logits(question), FrozenVLM.load(base, **FLOAT32).logits(question))
 
@@ -207,9 +214,9 @@ def test_a_converted_checkpoint_is_the_adapter_it_was_merged_from(
     assert report.unadapted == {}
     assert report.reader == 0
     converted = MemoryEncoder.load(str(tmp_path), FrozenVLM.load(base, **FLOAT32))
-    clean, reader = reference.load(merged, base, "clean", **FLOAT32)
+    encoder, reader = clean(merged, base)
     items = [knowledge[0], knowledge[1]]
-    torch.testing.assert_close(converted.encode(items), clean.encode(items), atol=0.05, rtol=0)
+    torch.testing.assert_close(converted.encode(items), encoder.encode(items), atol=0.05, rtol=0)
     question = [chat(questions[0]["question"], questions[0]["image"])]
     assert torch.equal(converted.vlm.logits(question), reader.logits(question))
 

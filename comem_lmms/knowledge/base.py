@@ -63,6 +63,10 @@ class KnowledgeBase:
         cells = self._table.slice(row, 1).to_pylist()[0]
         return Row(cells["id"], cells["title"], cells["text"], (cells["image"] or {}).get("bytes"))
 
+    def key(self, row: int) -> str:
+        """SHA-256 of what an item says and shows: the same for the same content under another id or in another base."""
+        return _fingerprint([self.row(row)._replace(id="")])
+
     def _decode(self, id_: str, image: bytes | None) -> Image.Image | None:
         if image is None:
             return None

@@ -63,13 +63,17 @@ class MemoryArguments(KnowledgeArguments):
     """Arguments of CoMEM.
 
     Attributes:
-        memory_encoder: folder of the memory encoder, folder or Hub id of a checkpoint of the reference, or ``micro``.
+        memory_encoder: folder or Hub id of a memory encoder or of a checkpoint of the reference, or ``micro``, which is
+            also the default without a ``memory_bank``.
+        memory_bank: folder of memories made before. Without ``memory_encoder`` it must hold all that is asked for;
+            with it, what is missing is encoded and added, and a bank that is not there is made.
         compat: "reference" (the default for checkpoints in the reference's layout: its results, bugs included) or
             "clean" (the default for all others: the question through the frozen VLM alone, contiguous positions).
         reader: a text LLM of the VLM's width that answers in its place, as in the paper's Table 5.
     """
 
-    memory_encoder: str = "micro"
+    memory_encoder: str | None = None
+    memory_bank: str | None = None
     compat: str | None = None
     reader: str | None = None
 

@@ -159,7 +159,7 @@ class KnowledgeModel(lmms):
         """Frees the models; lmms-eval calls it before scoring, where a judge may need the room."""
         if self.base:
             self._base.clean()
-        for name in ("vlm", "encoder", "retriever"):
+        for name in ("vlm", "parts", "memories", "retriever"):
             self.__dict__.pop(name, None)
         super().clean()
 

@@ -1,10 +1,12 @@
 """The reference implementation's checkpoints and its exact behaviour, bugs included (docs/fidelity.md)."""
 
+from comem_lmms.reference.checkpoint import Checkpoint
 from comem_lmms.reference.convert import convert
-from comem_lmms.reference.loading import check, is_reference, load, load_parts
+from comem_lmms.reference.loading import check, is_reference, load, load_encoder, load_parts
 from comem_lmms.reference.reading import ReferenceEncoder, ReferenceReader, ReferenceVLM, TextReader
 
 __all__ = [
+    "Checkpoint",
     "ReferenceEncoder",
     "ReferenceReader",
     "ReferenceVLM",
@@ -13,5 +15,6 @@ __all__ = [
     "convert",
     "is_reference",
     "load",
+    "load_encoder",
     "load_parts",
 ]

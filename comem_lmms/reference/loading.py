@@ -52,24 +52,15 @@ def check(source: str, vlm: str, model_type: str, hidden_size: int) -> None:
         raise UserError(f"checkpoint {source!r} is a {config.model_type}; known are {', '.join(DECODE_OFFSET)}")
 
 
-def load(
-    source: str, base: str, compat: str = "reference", reader: str | None = None, **placement: Any
-) -> tuple[MemoryEncoder, FrozenVLM]:
-    """The encoder of a checkpoint and what answers.
+def load(source: str, base: str, reader: str | None = None, **placement: Any) -> tuple[MemoryEncoder, FrozenVLM]:
+    """The encoder of a checkpoint and what answers, for the reference's results, bugs included.
 
     Args:
         source: folder or Hub id.
         base: the VLM it was tuned from.
-        compat: "reference" for its results, bugs included; "clean" for the base VLM as the reader.
         reader: a text LLM that answers instead.
         placement: dtype, device and attention, as in `load_parts`.
     """
-    if compat == "clean":
-        if reader:
-            raise UserError(f"reader={reader!r} is known in compat=reference only; leave one of them out")
-        encoder = load_encoder(Checkpoint(source), base, FrozenVLM, **placement)
-        attention = placement.pop("attention", None)
-        return encoder, FrozenVLM.load(base, **placement, attn_implementation=attention)
     if not reader:
         return load_parts(source, base, **placement)
     encoder = load_encoder(Checkpoint(source), base, **placement)

@@ -2,5 +2,6 @@
 
 from comem_lmms.report.rows import Row as Row
 from comem_lmms.report.rows import read_rows as read_rows
+from comem_lmms.report.rows import retrieved_ids as retrieved_ids
 from comem_lmms.report.rows import write_summary as write_summary
 from comem_lmms.report.table import render as render

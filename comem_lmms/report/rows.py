@@ -56,6 +56,22 @@ def read_rows(folder: str | Path) -> list[Row]:
     return sorted(rows.values(), key=_order)
 
 
+def retrieved_ids(folder: str | Path) -> set[str]:
+    """Ids of all items that the logged samples below a folder were given.
+
+    Raises:
+        UserError: there are none.
+    """
+    files = sorted(Path(folder).rglob("*_samples_*.jsonl"))
+    ids = {id_ for path in files for sample in _usages(path) for id_ in sample.get("retrieved", ())}
+    if not ids:
+        raise UserError(
+            f"no retrieved items in the {len(files)} sample files under {folder}; run vanilla_rag or comem with "
+            "--log_samples --output_path first"
+        )
+    return ids
+
+
 def write_summary(rows: Sequence[Row], path: Path) -> None:
     """Writes rows as a JSON list."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -116,8 +132,10 @@ def _retrieval(method: str, model_args: str) -> str:
 def _samples(path: Path, task: str) -> list[dict[str, Any]]:
     """The usage of each answer, from the sample file next to a result file; empty without --log_samples."""
     samples = path.with_name(path.name.replace("_results.json", f"_samples_{task}.jsonl"))
-    if not samples.is_file():
-        return []
+    return _usages(samples) if samples.is_file() else []
+
+
+def _usages(samples: Path) -> list[dict[str, Any]]:
     with samples.open(encoding="utf-8") as lines:
         return [(json.loads(line).get("token_counts") or [None])[0] or {} for line in lines]
 

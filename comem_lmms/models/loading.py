@@ -1,0 +1,160 @@
+"""What CoMEM's arguments name: arguments in, reader, encoder and memories out, loaded when they are asked for."""
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from comem_lmms import encoder, micro, reference
+from comem_lmms.backbones import backbone
+from comem_lmms.encoder import MemoryEncoder
+from comem_lmms.errors import UserError
+from comem_lmms.memory import MANIFEST, BankInfo, Memories, MemoryBank, ProcessMemories
+from comem_lmms.models.arguments import MemoryArguments
+from comem_lmms.vlm import FrozenVLM, hidden_size, load_processor, read_config, weights_fingerprint
+
+
+class Parts:
+    """The frozen VLM that reads, the memory encoder, and the memories.
+
+    Args:
+        arguments: of CoMEM.
+        device: where models go.
+
+    Raises:
+        UserError: parts are missing or do not fit together, as far as can be told without loading a model.
+    """
+
+    def __init__(self, arguments: MemoryArguments, device: str) -> None:
+        self.arguments, self.device = arguments, device
+        self.source = arguments.memory_encoder or (None if arguments.memory_bank else micro.NAME)
+        self.is_reference = self.source is not None and reference.is_reference(self.source)
+        self.compat = arguments.compat or ("reference" if self.is_reference else "clean")
+        self._config = read_config(arguments.pretrained, arguments.revision)
+        self._check()
+        self.bank = self._open_bank()
+
+    @cached_property
+    def reader(self) -> FrozenVLM:
+        """What answers."""
+        a = self.arguments
+        if self.is_reference and self.compat == "reference":
+            return self._of_reference[1]
+        vlm = FrozenVLM.load(
+            a.pretrained, a.dtype, self.device, a.attn_implementation, a.min_pixels, a.max_pixels, a.revision
+        )
+        if self.bank and self.bank.info.vlm_embeddings != (given := encoder.embeddings_fingerprint(vlm)):
+            raise UserError(
+                f"memory bank {self.bank.folder} was made for {self.bank.info.vlm!r} (embeddings "
+                f"{self.bank.info.vlm_embeddings[:12]}), another checkpoint than pretrained={a.pretrained!r} "
+                f"({given[:12]}); give that VLM or another memory_bank"
+            )
+        return vlm
+
+    @cached_property
+    def encoder(self) -> MemoryEncoder:
+        """What makes memories.
+
+        Raises:
+            UserError: none was given.
+        """
+        a = self.arguments
+        if self.source is None:
+            raise UserError(
+                f"memory_bank={a.memory_bank!r} lacks items, and no memory_encoder= is given to encode them"
+            )
+        if not self.is_reference:
+            return MemoryEncoder.load(self.source, self.reader)
+        if self.compat == "reference":
+            return self._of_reference[0]
+        return reference.load_encoder(
+            reference.Checkpoint(self.source), a.pretrained, FrozenVLM, a.dtype, self.device, a.attn_implementation
+        )
+
+    @cached_property
+    def _of_reference(self) -> tuple[MemoryEncoder, FrozenVLM]:
+        a = self.arguments
+        assert self.source is not None
+        placement = {"dtype": a.dtype, "device": self.device, "attention": a.attn_implementation}
+        return reference.load(self.source, a.pretrained, a.reader, **placement)
+
+    @cached_property
+    def fingerprint(self) -> dict[str, str]:
+        """Of each part that a memory depends on; without an encoder, as the bank has it."""
+        a = self.arguments
+        if self.source is None:
+            assert self.bank is not None
+            return self.bank.info.encoder
+        processor = load_processor(a.pretrained, a.min_pixels, a.max_pixels, a.revision)
+        return {
+            "memory_encoder": (weights_fingerprint if self.is_reference else encoder.fingerprint)(self.source),
+            "vlm": weights_fingerprint(a.pretrained, a.revision),
+            "preprocessing": encoder.layout_fingerprint(processor, backbone(self._config.model_type)),
+            "dtype": self._dtype(),
+            "compat": self.compat,
+        }
+
+    def memories(self, dtype: str | None = None) -> Memories:
+        """The bank, made if it is not there, or memories that end with this process.
+
+        Args:
+            dtype: what a new bank stores; by default the encoder's.
+        """
+        if self.bank is None and self.arguments.memory_bank:
+            self.bank = MemoryBank.create(self.arguments.memory_bank, self._info(dtype or self._dtype()))
+        return ProcessMemories() if self.bank is None else self.bank
+
+    def _info(self, dtype: str) -> BankInfo:
+        made_for = self.encoder.vlm
+        return BankInfo(
+            encoder=self.fingerprint,
+            vlm=self.arguments.pretrained,
+            vlm_embeddings=encoder.embeddings_fingerprint(made_for),
+            n_vectors=self.encoder.n_vectors,
+            hidden_size=made_for.hidden_size,
+            dtype=dtype,
+        )
+
+    def _dtype(self) -> str:
+        """What the encoder computes in."""
+        if self.arguments.dtype != "auto":
+            return self.arguments.dtype
+        if self.is_reference:
+            return "bfloat16"
+        return str(self._config.dtype or self.encoder.vlm.model.dtype).removeprefix("torch.")
+
+    def _check(self) -> None:
+        a = self.arguments
+        made: tuple[Any, ...] = (a.pretrained, self._config.model_type, hidden_size(self._config))
+        if self.is_reference:
+            assert self.source is not None
+            reference.check(self.source, *made)
+            self._refuse("does not reach a checkpoint of the reference", "min_pixels", "max_pixels", "revision")
+            if self.compat == "clean" and a.reader:
+                raise UserError(f"reader={a.reader!r} is known in compat=reference only; leave one of them out")
+            return
+        if self.source is not None:
+            encoder.check(self.source, *made)
+        if self.compat == "reference" or a.reader:
+            raise UserError(
+                f"memory_encoder={self.source!r} is not a checkpoint in the reference's layout, so it knows "
+                "neither compat=reference nor reader=; leave them out"
+            )
+
+    def _refuse(self, why: str, *names: str) -> None:
+        for name in names:
+            if (value := getattr(self.arguments, name)) is not None:
+                raise UserError(f"{name}={value!r} {why}; leave it out")
+
+    def _open_bank(self) -> MemoryBank | None:
+        folder = self.arguments.memory_bank
+        if not folder or (self.source is not None and not (Path(folder) / MANIFEST).is_file()):
+            return None  # or to be made
+        bank = MemoryBank.open(folder)
+        if (width := hidden_size(self._config)) != bank.info.hidden_size:
+            raise UserError(
+                f"memory bank {folder} holds vectors of width {bank.info.hidden_size}, for {bank.info.vlm!r}, but "
+                f"pretrained={self.arguments.pretrained!r} is {width} wide; give that VLM or another memory_bank"
+            )
+        if self.source is not None:
+            bank.check_encoder(self.fingerprint)
+        return bank

@@ -1,0 +1,62 @@
+"""Makes memories beforehand: CoMEM's arguments and a knowledge base in, a memory bank out."""
+
+from collections.abc import Collection
+from dataclasses import replace
+
+import torch
+from accelerate import PartialState
+
+from comem_lmms import micro
+from comem_lmms.errors import UserError
+from comem_lmms.knowledge import KnowledgeBase
+from comem_lmms.memory import SHARD_SIZE, MemoryBank, fill
+from comem_lmms.models.arguments import MemoryArguments
+from comem_lmms.models.loading import Parts
+
+
+def memorize(
+    bank: str,
+    arguments: MemoryArguments,
+    dtype: str | None = None,
+    ids: Collection[str] | None = None,
+    shard_size: int = SHARD_SIZE,
+) -> MemoryBank:
+    """Encodes the items of a knowledge base that the bank lacks; under accelerate each process takes its share.
+
+    Args:
+        bank: folder of the bank, made if it is not there.
+        arguments: of CoMEM: VLM, memory encoder, knowledge base, batch size.
+        dtype: what a new bank stores; by default the encoder's.
+        ids: of the items; all by default.
+        shard_size: items that are written at a time, and lost at the most.
+
+    Raises:
+        UserError: a part is missing or does not fit, or the knowledge base has no item of an id.
+    """
+    process = PartialState()
+    device = arguments.device or (str(process.device) if torch.cuda.is_available() else "cpu")
+    parts = Parts(replace(arguments, memory_bank=bank, memory_encoder=arguments.memory_encoder or micro.NAME), device)
+    knowledge = KnowledgeBase.open(micro.resolve(arguments.knowledge, "knowledge"))
+    rows = list(range(len(knowledge))) if ids is None else _rows(knowledge, ids)
+    with process.main_process_first():
+        memories = parts.memories(dtype)
+    assert isinstance(memories, MemoryBank)
+    if dtype not in (None, memories.info.dtype):
+        raise UserError(f"memory bank {bank} stores {memories.info.dtype}, not {dtype}; give another folder")
+    if process.is_main_process:
+        memories.remove_leftovers()
+    shares = {"process": process.process_index, "processes": process.num_processes}
+    fill(memories, knowledge, rows, parts.encoder, arguments.batch_size, shard_size, **shares)
+    process.wait_for_everyone()
+    memories.refresh()
+    return memories
+
+
+def _rows(knowledge: KnowledgeBase, ids: Collection[str]) -> list[int]:
+    unknown = sorted(set(ids) - knowledge.row_of.keys())
+    if unknown:
+        raise UserError(
+            f"knowledge base {knowledge.folder} has no item {unknown[0]!r} (nor {len(unknown) - 1} others that are "
+            "asked for); give knowledge= that the retrieval run searched"
+        )
+    return sorted(knowledge.row_of[id_] for id_ in ids)

@@ -1,0 +1,80 @@
+"""The doctor finds a healthy model healthy, and each illness that it looks for."""
+
+import pytest
+import torch
+
+from comem_lmms.doctor import check_encoder, check_reader, diagnose
+from comem_lmms.models.arguments import MemoryArguments
+from comem_lmms.vlm import FrozenVLM
+
+
+def failing(findings):
+    return {finding.check for finding in findings if not finding.holds}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_micro_models_are_healthy(dtype):
+    findings = list(diagnose(MemoryArguments(dtype=dtype), "cpu"))
+    assert len(findings) == 10
+    assert not failing(findings)
+    assert findings[0].difference == 0
+
+
+def broken(hook, on):
+    vlm = FrozenVLM.load("micro", device="cpu")
+    on(vlm.model).register_forward_pre_hook(hook, with_kwargs=True)
+    return vlm
+
+
+def shifted_in_decoding(module, args, kwargs):
+    """What a wrong rope delta does: new tokens stand somewhere else."""
+    if kwargs["inputs_embeds"].shape[1] == 1:
+        kwargs["position_ids"] = kwargs["position_ids"] + 50
+    return args, kwargs
+
+
+def seen_padding(module, args, kwargs):
+    """What a lost mask does."""
+    kwargs["attention_mask"] = None
+    return args, kwargs
+
+
+def test_decoding_at_wrong_positions_is_found(chats):
+    vlm = broken(shifted_in_decoding, lambda model: model.model.language_model)
+    found = failing(check_reader(vlm, chats[:3]))
+    assert "decoding step by step = from the whole sequence" in found
+    assert "a batch = its rows" not in found
+
+
+def test_padding_that_is_seen_is_found(chats):
+    vlm = broken(seen_padding, lambda model: model.model.language_model)
+    long = [[{"role": "user", "content": [{"type": "text", "text": "word " * 30}]}], *chats[:2]]
+    assert {"a batch = its rows", "a batch with memories = its rows"} <= failing(check_reader(vlm, long))
+
+
+def test_memory_in_the_wrong_place_is_found(chats, monkeypatch):
+    vlm = FrozenVLM.load("micro", device="cpu")
+    original = FrozenVLM.prefixed
+    monkeypatch.setattr(
+        FrozenVLM,
+        "prefixed",
+        lambda self, inputs, prefixes: original(self, inputs, prefixes and [p.flip(0) for p in prefixes]),
+    )
+    assert failing(check_reader(vlm, chats[:3])) == {"embeddings of a text as memory = that text"}
+
+
+def test_a_resampler_that_sees_padding_is_found(encoder, knowledge, monkeypatch):
+    original = encoder.resampler.forward
+    monkeypatch.setattr(encoder.resampler, "forward", lambda hidden, mask: original(hidden, torch.ones_like(mask)))
+    assert failing(check_encoder(encoder, [knowledge[i] for i in range(4)])) == {
+        "the memory of an item = in a batch with others"
+    }
+
+
+def test_command(run):
+    healthy = run("comem-lmms", "doctor", "--model_args", "pretrained=micro,dtype=float32,device=cpu").stdout
+    assert healthy.count("\nok ") == 10
+    assert "all checks hold" in healthy
+    wrong = run("comem-lmms", "doctor", "--model_args", "pretrained", check=False)
+    assert wrong.returncode == 2
+    assert "comem-lmms: --model_args 'pretrained' is not of the form name=value" in wrong.stdout

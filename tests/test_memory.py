@@ -1,0 +1,274 @@
+"""A bank gives back what the encoder made, whatever is killed, cut off or changed on the way."""
+
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+from helpers import answers, evaluate, usages
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+
+from comem_lmms import micro
+from comem_lmms.errors import UserError
+from comem_lmms.knowledge import KnowledgeBase
+from comem_lmms.knowledge.base import Row
+from comem_lmms.memory import BankInfo, MemoryBank, ProcessMemories, fill, prefix
+from comem_lmms.models.arguments import MemoryArguments
+from comem_lmms.models.comem import CoMEM
+from comem_lmms.models.loading import Parts
+from comem_lmms.models.memorize import memorize
+
+KEYS = [f"{i:064x}" for i in range(5)]
+INFO = BankInfo({"memory_encoder": "e" * 64, "dtype": "float32"}, "some/vlm", "v" * 64, 8, 16, "float32")
+
+
+@pytest.fixture(scope="module")
+def small(knowledge, tmp_path_factory):
+    """Forty items of MicroSeek's knowledge base."""
+    return KnowledgeBase.create(tmp_path_factory.mktemp("kb"), [knowledge.row(i) for i in range(40)])
+
+
+@pytest.fixture(scope="module")
+def whole(small, tmp_path_factory):
+    """A bank of them, made in one go."""
+    return memorize(str(tmp_path_factory.mktemp("bank")), arguments(small), shard_size=8)
+
+
+def arguments(knowledge, **more):
+    return MemoryArguments(knowledge=str(knowledge.folder), batch_size=4, device="cpu", **more)
+
+
+def content(bank):
+    return {key.hex(): bank[key.hex()].view(torch.uint8).numpy().tobytes() for key in bank._places}
+
+
+def rows(n, dtype="float32", seed=0):
+    return torch.randn(n, 8, 16, generator=torch.Generator().manual_seed(seed)).to(getattr(torch, dtype))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_what_is_added_is_what_is_read(tmp_path, dtype):
+    made = rows(5, dtype)
+    MemoryBank.create(tmp_path, INFO.__class__(**{**vars(INFO), "dtype": dtype})).add(list("abcde"), KEYS, made)
+    bank = MemoryBank.open(tmp_path)
+    assert len(bank) == 5
+    assert torch.equal(prefix(bank, KEYS[::-1]), made.flip(0).flatten(0, 1))
+    assert f"{5:064x}" not in bank
+
+
+@given(st.lists(st.floats(-1e4, 1e4, width=32), min_size=16, max_size=16))
+@settings(max_examples=25, deadline=None)
+def test_int8_is_within_half_a_step_of_each_vector(tmp_path_factory, values):
+    made = torch.tensor(values).repeat(1, 8, 1)
+    bank = MemoryBank.create(tmp_path_factory.mktemp("int8"), INFO.__class__(**{**vars(INFO), "dtype": "int8"}))
+    bank.add(["a"], KEYS[:1], made)
+    step = made.abs().max() / 127
+    assert (bank[KEYS[0]] - made[0]).abs().max() <= step * 0.501
+
+
+def test_memories_are_those_of_the_encoder(small, whole, encoder):
+    assert len(whole) == 40
+    made = encoder.encode([small[row] for row in range(40)])
+    kept = torch.stack([whole[small.key(row)] for row in range(40)])
+    torch.testing.assert_close(kept, made, atol=1e-4, rtol=0)
+
+
+def test_a_memory_goes_with_the_content_of_its_item(small, whole, tmp_path):
+    """Another id, another base: the same memory. Another text: none."""
+    item = small.row(3)
+    moved = KnowledgeBase.create(tmp_path / "a", [Row("new id", *item[1:]), item._replace(text="other")])
+    assert moved.key(0) == small.key(3)
+    assert moved.key(0) in whole
+    assert moved.key(1) not in whole
+
+
+def test_items_without_image_or_text(tmp_path, small, encoder):
+    odd = [Row("1", "only a title", "", None), Row("2", "", "", small.row(0).image), Row("3", "", "", None)]
+    knowledge = KnowledgeBase.create(tmp_path, odd)
+    memories = ProcessMemories()
+    fill(memories, knowledge, [0, 1, 2], encoder, batch_size=3)
+    alone = torch.cat([encoder.encode([knowledge[row]]) for row in range(3)])
+    torch.testing.assert_close(prefix(memories, map(knowledge.key, range(3))), alone.flatten(0, 1), atol=1e-4, rtol=0)
+
+
+def test_nothing_is_encoded_twice(tmp_path, small, encoder, monkeypatch):
+    bank = memorize(str(tmp_path), arguments(small), ids=small.ids[:10], shard_size=4)
+    assert len(bank) == 10
+    asked = []
+    monkeypatch.setattr("comem_lmms.encoder.MemoryEncoder.encode", lambda self, items: asked.extend(items))
+    assert len(memorize(str(tmp_path), arguments(small), ids=small.ids[:10], shard_size=4)) == 10
+    assert not asked
+
+
+def test_answers_from_a_bank_without_the_encoder(tmp_path):
+    """The bank is filled by one run; the next has no encoder's weights, and cannot load any."""
+    weights = tmp_path / "encoder"
+    shutil.copytree(micro.resolve("micro", "memory_encoder"), weights)
+    given = {"limit": 24, "batch_size": 8}
+    on_the_spot = evaluate("comem", model_args=f"memory_encoder={weights}", **given)
+    bank = f"memory_bank={tmp_path / 'bank'}"
+    filled = evaluate("comem", model_args=f"{bank},memory_encoder={weights}", **given)
+    shutil.rmtree(weights)
+    read = evaluate("comem", model_args=bank, **given)
+    assert answers(on_the_spot) == answers(filled) == answers(read)
+    assert len(set(answers(read))) > 5
+    assert usages(read)[0]["fingerprints"] == usages(filled)[0]["fingerprints"]
+    assert usages(read)[0]["memory_vectors"] == 24
+    with pytest.raises(
+        UserError, match=r"bank lacks \d+ of \d+ items that are asked for, first 'realm-\d+'; run `comem"
+    ):
+        evaluate("comem", model_args=bank, limit=100, batch_size=8)
+
+
+def test_memories_for_a_run_only(tmp_path, run):
+    """Only what a run was given is encoded, and it is enough for the next run on the same questions."""
+    asked = ("--tasks", "microseek", "--limit", "3")
+    run("lmms-eval", "--model", "vanilla_rag", *asked, "--log_samples", "--output_path", "out")
+    done = run("comem-lmms", "memorize", "bank", "--for", "out", "--batch_size", "4", "--store", "int8")
+    assert re.search(r"bank: 9 memories of 8 vectors as int8, 0\.0 MB", done.stdout)
+    run("lmms-eval", "--model", "comem", "--model_args", "memory_bank=bank", *asked, "--output_path", "out")
+    assert len([*(tmp_path / "out").rglob("*_results.json")]) == 2
+
+
+def test_another_encoder_is_refused(tmp_path, small, whole):
+    encoder = tmp_path / "encoder"
+    shutil.copytree(micro.resolve("micro", "memory_encoder"), encoder)
+    tensors = load_file(encoder / "resampler.safetensors")
+    save_file({name: t + 1 for name, t in tensors.items()}, encoder / "resampler.safetensors")
+    given = {"memory_bank": str(whole.folder), "knowledge": micro.resolve("micro", "knowledge")}
+    with pytest.raises(UserError, match=r"made by another encoder \(memory_encoder \w{12} instead of \w{12}\); give"):
+        CoMEM(**given, memory_encoder=str(encoder))
+    with pytest.raises(UserError, match=r"made by another encoder \(dtype float32 instead of bfloat16\)"):
+        CoMEM(**given, memory_encoder="micro", dtype="bfloat16")
+    with pytest.raises(UserError, match=r"made by another encoder \(preprocessing \w{12} instead of \w{12}\)"):
+        CoMEM(**given, memory_encoder="micro", max_pixels=56 * 56, min_pixels=56 * 56)
+    with pytest.raises(UserError, match="stores float32, not int8; give another folder"):
+        memorize(str(whole.folder), arguments(small), dtype="int8")
+
+
+def test_another_vlm_is_refused(tmp_path, whole):
+    vlm = tmp_path / "vlm"
+    shutil.copytree(micro.resolve("micro", "vlm"), vlm)
+    tensors = load_file(vlm / "model.safetensors")
+    name = next(name for name in tensors if name.endswith("embed_tokens.weight"))
+    save_file({**tensors, name: tensors[name] + 1}, vlm / "model.safetensors", metadata={"format": "pt"})
+    parts = Parts(MemoryArguments(pretrained=str(vlm), memory_bank=str(whole.folder)), "cpu")
+    with pytest.raises(UserError, match=r"was made for 'micro' \(embeddings \w{12}\), another checkpoint than"):
+        _ = parts.reader
+
+
+def test_no_bank(tmp_path):
+    with pytest.raises(UserError, match=r"no memory bank at .*: bank.json is missing; `comem-lmms memorize"):
+        CoMEM(memory_bank=str(tmp_path / "none"))
+    (tmp_path / "bank.json").write_text("{}")
+    with pytest.raises(UserError, match="is not the manifest of a memory bank"):
+        MemoryBank.open(tmp_path)
+    with pytest.raises(UserError, match="is not empty and no memory bank"):
+        MemoryBank.create(tmp_path, INFO)
+    with pytest.raises(UserError, match="cannot be stored as 'int4'; choose one of float32"):
+        MemoryBank.create(tmp_path / "new", INFO.__class__(**{**vars(INFO), "dtype": "int4"}))
+
+
+def test_unknown_items_are_not_memorised(tmp_path, small):
+    with pytest.raises(UserError, match=r"has no item 'x' \(nor 1 others that are asked for\)"):
+        memorize(str(tmp_path), arguments(small), ids=["x", "y", small.ids[0]])
+
+
+def test_what_is_not_finite_is_not_kept(tmp_path, small, encoder, monkeypatch):
+    bank = MemoryBank.create(tmp_path / "half", INFO.__class__(**{**vars(INFO), "dtype": "float16"}))
+    with pytest.raises(UserError, match=r"the memory of item 'b' does not fit into float16; use bfloat16"):
+        bank.add(["a", "b"], KEYS[:2], torch.stack([torch.ones(8, 16), torch.full((8, 16), 1e6)]))
+    assert len(MemoryBank.open(bank.folder)) == 0
+    original = encoder.encode
+    monkeypatch.setattr(
+        encoder, "encode", lambda items: original(items) / torch.tensor(float(items[0].id != "realm-0009"))
+    )
+    kept = ProcessMemories()
+    with pytest.raises(UserError, match=r"the memory of item 'realm-0009' is not finite in torch.float32; try dtype"):
+        fill(kept, small, list(range(16)), encoder, batch_size=1, shard_size=4)
+    assert len(kept) == 8  # the shards before
+
+
+def test_damage_is_noticed_and_repaired(tmp_path, small, whole, caplog):
+    folder = tmp_path / "bank"
+    shutil.copytree(whole.folder, folder)
+    cut, flipped, *_ = sorted(folder.glob("*.safetensors"))
+    cut.write_bytes(cut.read_bytes()[:-100])
+    data = bytearray(flipped.read_bytes())
+    data[len(data) // 2] ^= 1
+    flipped.write_bytes(data)
+    bank = MemoryBank.open(folder)
+    with pytest.raises(UserError, match=r"is damaged \(a checksum differs\); delete it and memorize again"):
+        content(bank)
+    assert f"{cut.name} is damaged" in caplog.text
+    assert len(MemoryBank.open(folder)) == 32
+    flipped.unlink()
+    assert content(memorize(str(folder), arguments(small), shard_size=8)) == content(whole)
+
+
+def test_readers_see_what_a_writer_adds(tmp_path):
+    writer = MemoryBank.create(tmp_path, INFO)
+    readers = [MemoryBank.open(tmp_path) for _ in range(2)]
+    other_writer = MemoryBank.open(tmp_path)
+    writer.add(["a", "b"], KEYS[:2], rows(2))
+    other_writer.add(["b", "c"], KEYS[1:3], rows(3)[1:])
+    for bank in (*readers, writer, other_writer):
+        bank.refresh()
+        assert torch.equal(prefix(bank, KEYS[:3]), torch.cat([rows(2)[0], *rows(3)[1:]]))
+
+
+KILLED = """
+import os, random, signal, sys, time
+import torch
+torch.set_num_threads(1)
+from comem_lmms.models.arguments import MemoryArguments
+from comem_lmms.models.memorize import memorize
+knowledge, folder = sys.argv[1:]
+arguments = MemoryArguments(knowledge=knowledge, batch_size=4, device="cpu")
+start = time.monotonic()
+memorize(folder + "/first", arguments, shard_size=2)
+whole = time.monotonic() - start
+draw = random.Random(0)
+for i in range(20):
+    child = os.fork()
+    if child == 0:
+        memorize(f"{folder}/bank", arguments, shard_size=2)
+        os._exit(0)
+    time.sleep(draw.uniform(0.02, 0.4 * whole))
+    os.kill(child, signal.SIGKILL)
+    killed = os.WIFSIGNALED(os.waitpid(child, 0)[1])
+    print("killed" if killed else "finished", flush=True)
+memorize(f"{folder}/bank", arguments, shard_size=2)
+"""
+
+
+def test_killed_at_twenty_moments(small, tmp_path):
+    """kill -9 during memorize, again and again: in the end the bank is the one made in one go, byte for byte."""
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, str(small.folder), str(tmp_path)], capture_output=True, text=True, timeout=600
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    moments = done.stdout.split("\n")[:-1]
+    assert len(moments) == 20
+    assert sum(line.startswith("killed") for line in moments) >= 3
+    first, resumed = (MemoryBank.open(tmp_path / name) for name in ("first", "bank"))
+    assert len(first) == 40
+    assert content(resumed) == content(first)
+    assert not list((tmp_path / "bank").glob(".*"))
+
+
+def test_two_processes_make_the_same_bank(run, small, whole, tmp_path):
+    command = "accelerate launch --num_processes 2 --cpu -m comem_lmms.cli memorize bank --batch_size 4 --shard_size 8"
+    run(*command.split(), "--model_args", f"knowledge={small.folder},device=cpu", OMP_NUM_THREADS="1")
+    two = MemoryBank.open(tmp_path / "bank")
+    assert len(two) == 40
+    torch.testing.assert_close(
+        torch.stack([two[small.key(row)] for row in range(40)]),
+        torch.stack([whole[small.key(row)] for row in range(40)]),
+        atol=1e-5,
+        rtol=0,
+    )
