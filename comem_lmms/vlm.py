@@ -252,9 +252,14 @@ def check_placement(dtype: str, device: str | None) -> torch.device:
     if dtype not in DTYPES:
         raise UserError(f"dtype={dtype!r} is unknown; choose one of {', '.join(DTYPES)}")
     try:
-        return torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        placement = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     except RuntimeError as error:
         raise UserError(f"device={device!r} is unknown; give e.g. cpu or cuda:0") from error
+    if placement.type == "cuda" and (placement.index or 0) >= torch.cuda.device_count():
+        raise UserError(
+            f"device={device!r}, but this machine has {torch.cuda.device_count()} GPUs; give another, or cpu"
+        )
+    return placement
 
 
 def load_processor(

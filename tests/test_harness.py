@@ -95,14 +95,22 @@ def test_a_killed_run_resumes(tmp_path):
     assert accuracy(tmp_path)["vanilla_rag"] > 0.9
 
 
-def test_a_vlm_from_the_hub(run, tmp_path):
-    """By its id, from a cache as huggingface_hub leaves it; the commit is its fingerprint."""
+def as_on_the_hub(folder: Path, hub: Path, name: str) -> str:
+    """A folder in a cache as huggingface_hub leaves it; returns the commit."""
     commit = "0123456789abcdef" * 2 + "01234567"
-    repository = tmp_path / "hub/models--owner--name"
-    shutil.copytree(micro.resolve("micro", "vlm"), repository / "snapshots" / commit)
+    repository = hub / f"models--{name.replace('/', '--')}"
+    shutil.copytree(folder, repository / "snapshots" / commit)
     (repository / "refs").mkdir()
     (repository / "refs/main").write_text(commit)
-    command = "lmms-eval --model baseline --model_args pretrained=owner/name --tasks microseek --limit 2 --log_samples"
-    run(*command.split(), "--output_path", "out", HF_HUB_CACHE=str(tmp_path / "hub"), HF_HUB_OFFLINE="1")
+    return commit
+
+
+def test_vlm_and_memory_encoder_from_the_hub(run, tmp_path):
+    """By their ids; the commit is the VLM's fingerprint."""
+    commit = as_on_the_hub(Path(micro.resolve("micro", "vlm")), tmp_path / "hub", "owner/vlm")
+    as_on_the_hub(Path(micro.resolve("micro", "memory_encoder")), tmp_path / "hub", "owner/encoder")
+    command = "lmms-eval --model comem --tasks microseek --limit 2 --log_samples --output_path out --model_args"
+    arguments = "pretrained=owner/vlm,memory_encoder=owner/encoder"
+    run(*command.split(), arguments, HF_HUB_CACHE=str(tmp_path / "hub"), HF_HUB_OFFLINE="1")
     (samples,) = (tmp_path / "out").rglob("*samples*.jsonl")
     assert f'"vlm": "{commit[:16]}"' in samples.read_text()

@@ -102,6 +102,7 @@ def test_generation_arguments_of_the_command_line_are_honoured():
         (Baseline, {"base": "no_such_model"}, r"base='no_such_model' is not a model of lmms-eval"),
         (Baseline, {"base": "dummy"}, r"base='dummy' is a simple model"),
         (VanillaRAG, {"base": "openai", "topk": 5}, r"topk= would go to base='openai', but looks like top_k="),
+        (Baseline, {"device": "cuda:7"}, r"device='cuda:7', but this machine has \d GPUs; give another, or cpu"),
         (VanillaRAG, {"dtype": "int7"}, r"dtype='int7' is unknown"),
     ],
 )

@@ -122,7 +122,8 @@ def test_another_reader_has_another_fingerprint(merged, base, tmp_path):
     leaked = rewrite(merged, tmp_path / "leaked", leak)
     arguments = [f"pretrained={base},memory_encoder={folder},dtype=float32,top_k=1" for folder in (merged, leaked)]
     one, other = (usages(evaluate("comem", model_args=a, limit=1))[0]["fingerprints"] for a in arguments)
-    assert {part for part in one if one[part] != other[part]} == {"reader"}
+    assert {part for part in one if one[part] != other[part]} == {"memory_encoder", "reader"}
+    assert one.keys() == other.keys()
 
 
 def test_shards_of_mixed_dtypes_are_one_checkpoint(merged, base, parts, tmp_path, questions, knowledge):
@@ -174,9 +175,10 @@ def test_unusable_checkpoints(merged, base, tmp_path):
         reference.load(sharded, base, **FLOAT32)
 
 
-def test_an_image_token_in_a_text(parts, knowledge):
-    item = dataclasses.replace(knowledge[0], text="<|image_pad|>")
-    with pytest.raises(UserError, match=r"contains <\|image_pad\|>, which compat=reference cannot read"):
+@pytest.mark.parametrize("token", ["image", "video"])
+def test_an_image_token_in_a_text(parts, knowledge, token):
+    item = dataclasses.replace(knowledge[0], text=f"<|{token}_pad|>")
+    with pytest.raises(UserError, match=rf"contains <\|{token}_pad\|>, which compat=reference cannot read"):
         parts[0].encode([item])
 
 
@@ -186,9 +188,18 @@ def test_an_item_is_encoded_alike_in_any_batch(parts, knowledge):
     torch.testing.assert_close(parts[0].encode(items[::-1]).flip(0), alone, atol=1e-4, rtol=0)
 
 
-def test_arguments_that_do_not_reach_a_checkpoint(merged, base):
-    with pytest.raises(UserError, match="max_pixels=200704 does not reach a checkpoint of the reference"):
-        evaluate("comem", model_args=f"pretrained={base},memory_encoder={merged},max_pixels=200704", limit=1)
+def test_pixel_limits_reach_what_is_fed_cleanly(merged, base, knowledge):
+    given = {"pretrained": base, "memory_encoder": merged, "dtype": "float32"}
+    with pytest.raises(UserError, match="max_pixels=200704 has no effect with compat=reference"):
+        Parts(MemoryArguments(**given, max_pixels=200704), "cpu")
+    parts = Parts(MemoryArguments(**given, compat="clean", min_pixels=784, max_pixels=3136), "cpu")
+    tokens = [
+        encoder.tokenize([knowledge[0]])["input_ids"].shape[1] for encoder in (parts.encoder, clean(merged, base)[0])
+    ]
+    assert tokens[0] == tokens[1]  # an emblem is 56 x 56: both are within the limits
+    large = dataclasses.replace(knowledge[0], image=knowledge[0].image.resize((560, 560)))
+    assert parts.encoder.tokenize([large])["input_ids"].shape[1] == tokens[0]
+    assert clean(merged, base)[0].tokenize([large])["input_ids"].shape[1] > tokens[0] + 100
 
 
 def test_for_another_vlm(merged):
@@ -202,6 +213,63 @@ def test_text_llm_of_another_width(merged, base, tmp_path, fixtures):
     AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "llm")
     with pytest.raises(UserError, match="is 32 wide, but memories are 64 wide"):
         reference.load(merged, base, reader=str(tmp_path / "llm"), **FLOAT32)
+    with pytest.raises(UserError, match="is 32 wide, but memories are 64 wide"):
+        Parts(MemoryArguments(pretrained=base, memory_encoder=merged, reader=str(tmp_path / "llm")), "cpu")
+
+
+def test_what_cannot_be_converted_is_said_before_the_work(merged, base, tmp_path):
+    with pytest.raises(UserError, match="rank=0 leaves no adapter"):
+        reference.convert(merged, base, tmp_path / "new", rank=0)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/thesis.txt").write_text("mine")
+    with pytest.raises(UserError, match="is not empty and holds no memory encoder"):
+        reference.convert(merged, base, tmp_path / "full")
+
+    def without(tensors):
+        return {name: t for name, t in tensors.items() if name != "visual.blocks.1.norm1.weight"}
+
+    cut = rewrite(merged, tmp_path / "cut", without)
+    with pytest.raises(UserError, match=r"lacks 1 weights of base=.*, the first model.visual.blocks.1.norm1.weight"):
+        reference.convert(cut, base, tmp_path / "new")
+
+
+def test_rounding_is_no_change(merged, base, tmp_path):
+    """A base with values that float16 cannot hold exactly, saved by a merge in float16: nothing was trained there."""
+    shutil.copytree(base, tmp_path / "base", copy_function=shutil.copyfile)
+    (tmp_path / "base").chmod(0o755)
+    path = tmp_path / "base/model.safetensors"
+    tensors = load_file(path)
+    name = next(name for name in tensors if name.endswith("layers.1.input_layernorm.weight"))
+    tensors[name] = torch.full_like(tensors[name], 1e-6)
+    path.unlink()
+    save_file(tensors, path, metadata={"format": "pt"})
+
+    def merge(old):
+        given = tensors[name]
+        return {
+            **old,
+            **{n: given.to(t.dtype) for n, t in old.items() if n.endswith("layers.1.input_layernorm.weight")},
+        }
+
+    report = reference.convert(rewrite(merged, tmp_path / "merged", merge), str(tmp_path / "base"), tmp_path / "out")
+    assert report.unadapted == {}
+    assert report.reader == 0
+
+
+def test_an_odd_resampler(merged, base, tmp_path):
+    def change(tensors):
+        name = "knowledge_processor.proj_out.weight"
+        return {**tensors, name: tensors[name][:-1].contiguous()}
+
+    with pytest.raises(UserError, match=r"knowledge_processor.\* is no Q-Former of the reference"):
+        reference.load(rewrite(merged, tmp_path / "odd", change), base, **FLOAT32)
+
+
+def test_an_attention_that_is_not_installed(merged, base):
+    with pytest.raises(
+        UserError, match=r"cannot build the checkpoint's VLM \(.*Flash.*\); change attn_implementation="
+    ):
+        reference.load(merged, base, **FLOAT32, attention="flash_attention_2")
 
 
 def test_a_converted_checkpoint_is_the_adapter_it_was_merged_from(

@@ -62,6 +62,14 @@ def test_what_is_not_known_is_a_dash(tmp_path):
     assert "| comem      | clip      | 50.0 ± 1.0 |            40 |" in table
 
 
+def test_variants_of_a_method_are_told_apart(tmp_path):
+    write(tmp_path, "20260101_000000", "comem", 0.5, "top_k=1,compat=clean", samples=[USAGE])
+    write(tmp_path, "20260101_000001", "comem", 0.5, "top_k=1", samples=[USAGE])
+    write(tmp_path, "20260101_000002", "comem", 0.5, "top_k=1,retrieval=wrong", samples=[USAGE])
+    methods = [line.split("|")[1].strip() for line in render(read_rows(tmp_path)).splitlines()[4:]]
+    assert methods == ["comem top_k=1", "comem top_k=1,compat=clean", "comem"]
+
+
 def test_a_control_from_the_cache_stays_a_control(tmp_path):
     write(tmp_path, "20260101_000000", "comem", 0.02, "retrieval=wrong,top_k=3", samples=[None])
     assert [row.retrieval for row in read_rows(tmp_path)] == ["wrong"]

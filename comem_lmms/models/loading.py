@@ -67,14 +67,26 @@ class Parts:
         if self.compat == "reference":
             return self._of_reference[0]
         return reference.load_encoder(
-            reference.Checkpoint(self.source), a.pretrained, FrozenVLM, a.dtype, self.device, a.attn_implementation
+            reference.Checkpoint(self.source),
+            a.pretrained,
+            FrozenVLM,
+            a.dtype,
+            self.device,
+            a.attn_implementation,
+            (a.min_pixels, a.max_pixels),
+            a.revision,
         )
 
     @cached_property
     def _of_reference(self) -> tuple[MemoryEncoder, FrozenVLM]:
         a = self.arguments
         assert self.source is not None
-        placement = {"dtype": a.dtype, "device": self.device, "attention": a.attn_implementation}
+        placement = {
+            "dtype": a.dtype,
+            "device": self.device,
+            "attention": a.attn_implementation,
+            "revision": a.revision,
+        }
         return reference.load(self.source, a.pretrained, a.reader, **placement)
 
     @cached_property
@@ -128,9 +140,14 @@ class Parts:
         if self.is_reference:
             assert self.source is not None
             reference.check(self.source, *made)
-            self._refuse("does not reach a checkpoint of the reference", "min_pixels", "max_pixels", "revision")
-            if self.compat == "clean" and a.reader:
+            if self.compat == "reference":
+                self._refuse(
+                    "has no effect with compat=reference, which has limits of its own", "min_pixels", "max_pixels"
+                )
+            elif a.reader:
                 raise UserError(f"reader={a.reader!r} is known in compat=reference only; leave one of them out")
+            if a.reader:
+                reference.check_reader(a.reader, hidden_size(self._config))
             return
         if self.source is not None:
             encoder.check(self.source, *made)

@@ -2,7 +2,7 @@
 
 from comem_lmms.reference.checkpoint import Checkpoint
 from comem_lmms.reference.convert import convert
-from comem_lmms.reference.loading import check, is_reference, load, load_encoder, load_parts
+from comem_lmms.reference.loading import check, check_reader, is_reference, load, load_encoder, load_parts
 from comem_lmms.reference.reading import ReferenceEncoder, ReferenceReader, ReferenceVLM, TextReader
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "ReferenceVLM",
     "TextReader",
     "check",
+    "check_reader",
     "convert",
     "is_reference",
     "load",

@@ -55,7 +55,13 @@ class Checkpoint:
     def resampler(self, **shape: int) -> Resampler:
         """The resampler; see `make_resampler`."""
         names = [name for name in self._files if name.startswith(RESAMPLER_PREFIX)]
-        return make_resampler({resampler_name(name): self[name] for name in names}, **shape)
+        try:
+            return make_resampler({resampler_name(name): self[name] for name in names}, **shape)
+        except (KeyError, RuntimeError, ValueError) as error:  # a tensor is missing, or of another shape
+            raise UserError(
+                f"{self.folder}: {RESAMPLER_PREFIX}* is no Q-Former of the reference ({one_line(error)}); download it "
+                "again"
+            ) from error
 
     @property
     def names(self) -> list[str]:
@@ -145,9 +151,19 @@ def build(config: Any, weights: dict[str, Tensor], dtype: torch.dtype, attention
     """
     config.use_cache = True  # saved as false after training
     kind: Any = AutoModelForImageTextToText._model_mapping[type(config)]
-    model, report = kind.from_pretrained(
-        None, config=config, state_dict=weights, dtype=dtype, attn_implementation=attention, output_loading_info=True
-    )
+    try:
+        model, report = kind.from_pretrained(
+            None,
+            config=config,
+            state_dict=weights,
+            dtype=dtype,
+            attn_implementation=attention,
+            output_loading_info=True,
+        )
+    except (ImportError, ValueError) as error:  # what transformers raises for an attention that is not there
+        raise UserError(
+            f"cannot build the checkpoint's VLM ({one_line(error)}); change attn_implementation="
+        ) from error
     if missing := sorted(report["missing_keys"]):
         raise UserError(f"the checkpoint lacks {len(missing)} weights, the first {missing[0]}; download it again")
     return model

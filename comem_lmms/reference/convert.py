@@ -13,7 +13,7 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor
 from tqdm import tqdm
 
-from comem_lmms.encoder import MemoryEncoder
+from comem_lmms.encoder import CONFIG, MemoryEncoder
 from comem_lmms.errors import UserError
 from comem_lmms.reference.checkpoint import Checkpoint, todays_name
 from comem_lmms.vlm import FrozenVLM
@@ -62,20 +62,20 @@ def convert(source: str, base: str, out: str | Path, rank: int = 16, alpha: int 
     Raises:
         UserError: the checkpoint is no such thing, or of another shape than the base.
     """
+    if rank < 1:
+        raise UserError(f"rank={rank} leaves no adapter; give 16, as the reference trains, or another number above 0")
+    _check_out(Path(out))
     checkpoint = Checkpoint(source)
     vlm = FrozenVLM.load(base, dtype="auto", device="cpu")
     plain = vlm.model.state_dict()
-    for name in checkpoint.encoder_names:
-        ours = todays_name(name)
-        if ours not in plain or plain[ours].shape != checkpoint[name].shape:
-            raise UserError(f"{source!r} has {name}, but base={base!r} not, or in another shape; give its own base")
+    _check_covered(checkpoint, plain, source, base)
     lora = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=0.05, target_modules=vlm.backbone.lora_targets)
     adapted = get_peft_model(vlm.model, lora)
     layers = {name: module for name, module in vlm.model.named_modules() if hasattr(module, "lora_A")}
     report = Report(rank, reader=_reader_difference(checkpoint, plain))
     for name in tqdm(checkpoint.encoder_names, desc="Converting", unit="weight"):
         ours = todays_name(name)
-        change = checkpoint[name].float() - plain[ours].float()
+        change = _change(checkpoint[name], plain[ours])
         if not change.any():
             continue
         layer = layers.get(ours.removesuffix(".weight"))
@@ -87,6 +87,34 @@ def convert(source: str, base: str, out: str | Path, rank: int = 16, alpha: int 
     encoder.resampler = checkpoint.resampler()  # not rounded to the VLM's dtype
     encoder.save(out)
     return report
+
+
+def _check_out(out: Path) -> None:
+    """Raises UserError now rather than after the work."""
+    if out.exists() and any(out.iterdir()) and not (out / CONFIG).is_file():
+        raise UserError(f"{out} is not empty and holds no memory encoder; give a new folder")
+    out.mkdir(parents=True, exist_ok=True)
+
+
+def _check_covered(checkpoint: Checkpoint, plain: dict[str, Any], source: str, base: str) -> None:
+    """Raises UserError unless the checkpoint has the weights of the base, in the same shapes."""
+    given = {todays_name(name): name for name in checkpoint.encoder_names}
+    for ours, name in given.items():
+        if ours not in plain or plain[ours].shape != checkpoint[name].shape:
+            raise UserError(f"{source!r} has {name}, but base={base!r} not, or in another shape; give its own base")
+    there = {plain[ours].data_ptr() for ours in given}
+    missing = [name for name, weight in plain.items() if weight.data_ptr() not in there]  # tied ones are there
+    if missing:
+        raise UserError(
+            f"{source!r} lacks {len(missing)} weights of base={base!r}, the first {missing[0]}; copy it again"
+        )
+
+
+def _change(tuned: Tensor, plain: Tensor) -> Tensor:
+    """What training added; what is only the rounding to another dtype is none."""
+    if torch.equal(plain.to(tuned.dtype), tuned):
+        return torch.zeros(())
+    return tuned.float() - plain.float()
 
 
 def _factorise(change: Tensor, layer: Any, rank: int, scale: float) -> float:
@@ -104,4 +132,4 @@ def _factorise(change: Tensor, layer: Any, rank: int, scale: float) -> float:
 
 def _reader_difference(checkpoint: Checkpoint, base: dict[str, Any]) -> float | None:
     weights = checkpoint.reader_weights()
-    return max(((t.float() - base[n].float()).abs().max().item() for n, t in weights.items()), default=None)
+    return max((_change(t, base[n]).abs().max().item() for n, t in weights.items()), default=None)

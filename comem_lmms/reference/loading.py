@@ -52,6 +52,14 @@ def check(source: str, vlm: str, model_type: str, hidden_size: int) -> None:
         raise UserError(f"checkpoint {source!r} is a {config.model_type}; known are {', '.join(DECODE_OFFSET)}")
 
 
+def check_reader(reader: str, hidden_size: int) -> None:
+    """Raises UserError unless a text LLM is as wide as memories are."""
+    if (width := width_of(read_config(reader))) != hidden_size:
+        raise UserError(
+            f"reader={reader!r} is {width} wide, but memories are {hidden_size} wide; give an LLM of that width"
+        )
+
+
 def load(source: str, base: str, reader: str | None = None, **placement: Any) -> tuple[MemoryEncoder, FrozenVLM]:
     """The encoder of a checkpoint and what answers, for the reference's results, bugs included.
 
@@ -63,16 +71,12 @@ def load(source: str, base: str, reader: str | None = None, **placement: Any) ->
     """
     if not reader:
         return load_parts(source, base, **placement)
+    check_reader(reader, width_of(read_config(base)))
     encoder = load_encoder(Checkpoint(source), base, **placement)
     try:
         llm: Any = AutoModelForCausalLM.from_pretrained(reader, dtype=encoder.vlm.model.dtype)
     except Exception as error:  # transformers raises a dozen kinds
         raise UserError(f"cannot load the text LLM reader={reader!r} ({one_line(error)})") from error
-    if llm.config.hidden_size != encoder.vlm.hidden_size:
-        raise UserError(
-            f"reader={reader!r} is {llm.config.hidden_size} wide, but memories are {encoder.vlm.hidden_size} wide; "
-            "give an LLM of that width"
-        )
     return encoder, TextReader(reader, llm.to(encoder.vlm.device), encoder)
 
 
@@ -83,26 +87,35 @@ def load_encoder(
     dtype: str = "auto",
     device: str | None = None,
     attention: str | None = None,
+    pixels: tuple[int | None, int | None] = (None, None),
+    revision: str | None = None,
     **shape: Any,
 ) -> MemoryEncoder:
     """The encoder of a checkpoint.
 
     Args:
-        base: where the processor comes from.
+        base, revision: where the processor comes from.
+        pixels: least and most of an image's area, for what is not fed as the reference feeds it.
         kind: how items are fed.
         dtype: "auto" is bfloat16, in which the reference runs, whatever the checkpoint is stored in.
         shape: ``heads`` and ``depth`` of the resampler, where they are not the reference's.
     """
     placement = check_placement(dtype, device)
     config = read_config(str(checkpoint.folder))
-    processor = load_processor(base, *((MIN_PIXELS, MAX_PIXELS) if kind is ReferenceVLM else ()))
+    processor = load_processor(base, *((MIN_PIXELS, MAX_PIXELS) if kind is ReferenceVLM else pixels), revision)
     model = build(config, checkpoint.encoder_weights(), _dtype(dtype), attention)
     encoder = ReferenceEncoder if kind is ReferenceVLM else MemoryEncoder
     return encoder(kind(str(checkpoint.folder), model.to(placement), processor), None, checkpoint.resampler(**shape))
 
 
 def load_parts(
-    source: str, base: str, dtype: str = "auto", device: str | None = None, attention: str | None = None, **shape: Any
+    source: str,
+    base: str,
+    dtype: str = "auto",
+    device: str | None = None,
+    attention: str | None = None,
+    revision: str | None = None,
+    **shape: Any,
 ) -> tuple[MemoryEncoder, ReferenceReader]:
     """The encoder and the reader of a checkpoint; arguments as in `load_encoder`.
 
@@ -110,12 +123,15 @@ def load_parts(
     checkpoint has none), token embeddings, vision tower and head from the encoder (quirk 6), whose weights they share.
     """
     checkpoint = Checkpoint(source)
-    encoder = load_encoder(checkpoint, base, dtype=dtype, device=device, attention=attention, **shape)
+    encoder = load_encoder(
+        checkpoint, base, dtype=dtype, device=device, attention=attention, revision=revision, **shape
+    )
     tuned = encoder.vlm.model
     if inner := checkpoint.reader_weights():
         reading = build(tuned.config, inner, _dtype(dtype), attention)
     else:
-        reading = FrozenVLM.load(base, str(_dtype(dtype)).removeprefix("torch."), device, attention).model
+        named = str(_dtype(dtype)).removeprefix("torch.")
+        reading = FrozenVLM.load(base, named, device, attention, revision=revision).model
     share(tuned, reading)
     reader = ReferenceReader(
         source, reading.to(encoder.vlm.device), encoder.vlm.processor, DECODE_OFFSET[tuned.config.model_type]

@@ -49,10 +49,11 @@ class ReferenceVLM(FrozenVLM):
         Raises:
             UserError: the text names an image that is not there, on which the reference fails (quirk 15).
         """
-        if (token := self.processor.image_token) in text:
-            raise UserError(
-                f"a text contains {token}, which compat=reference cannot read; remove it or use compat=clean"
-            )
+        for token in (self.processor.image_token, self.processor.video_token):
+            if token in text:
+                raise UserError(
+                    f"a text contains {token}, which compat=reference cannot read; remove it or use compat=clean"
+                )
         return text
 
     def prepare(self, chats: Sequence[Chat], answers: Sequence[str] | None = None) -> BatchFeature:
@@ -124,8 +125,6 @@ class ReferenceReader(ReferenceVLM):
 
         def move(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
             positions = kwargs["position_ids"]  # ([text,] temporal, height, width; B * beams; new)
-            cache = kwargs.get("past_key_values")
-            start = 0 if cache is None else cache.get_seq_length()
             beams = positions.shape[1] // len(counts)
             memory = counts.repeat_interleave(beams)[:, None]  # (B * beams, 1)
             rope = positions[-3:]
@@ -133,6 +132,7 @@ class ReferenceReader(ReferenceVLM):
             shift = torch.zeros_like(memory)
             if self.decode_offset is not None:
                 shift = torch.where(memory > 0, self.decode_offset - memory, 0)
+            start = 0 if rope.shape[-1] >= width else width  # a decoding step sees only what is new
             is_new = torch.arange(start, start + rope.shape[-1], device=rope.device) >= width
             kwargs["position_ids"] = torch.cat([positions[:-3], torch.where(is_new, rope + shift, rounded)])
             return args, kwargs

@@ -24,7 +24,7 @@ def render(rows: Sequence[Row]) -> str:
 
 
 def _table(task: str, rows: Sequence[Row]) -> str:
-    cells = [COLUMNS, *(_cells(row) for row in rows)]
+    cells = [COLUMNS, *((_method(row, rows), *_cells(row)) for row in rows)]
     widths = [max(len(line[i]) for line in cells) for i in range(len(COLUMNS))]
     lines = [
         "| "
@@ -41,10 +41,17 @@ def _align(text: str, width: int, column: int) -> str:
     return text.ljust(width) if column < 2 else text.rjust(width)
 
 
+def _method(row: Row, rows: Sequence[Row]) -> str:
+    """The method, with its arguments where others of the same name and retrieval are in the table."""
+    if sum((row.method, row.retrieval) == (other.method, other.retrieval) for other in rows) == 1:
+        return row.method
+    given = ",".join(part for part in row.model_args.split(",") if not part.startswith("retrieval="))
+    return f"{row.method} {given}".strip()
+
+
 def _cells(row: Row) -> tuple[str, ...]:
     uncertainty = "" if row.stderr is None else f" ± {row.stderr:.1f}"
     return (
-        row.method,
         "-" if row.retrieval == "none" else row.retrieval,
         _number(row.accuracy, 1) + uncertainty,
         _number(row.prompt_tokens, 0),
