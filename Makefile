@@ -12,6 +12,7 @@ TESTED = $(VENV)/.installed-test
 
 demo: $(INSTALLED)
 	rm -rf results/microseek
+	$(VENV)/bin/comem-lmms memorize results/microseek/bank --batch_size 16
 	$(VENV)/bin/lmms-eval --config examples/microseek.yaml
 	$(VENV)/bin/comem-lmms report results/microseek --json results/microseek/summary.json --rows 6
 

@@ -3,6 +3,7 @@
 import argparse
 import logging
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -102,15 +103,19 @@ def _model_args(given: str, **more: Any) -> Any:
 
 
 def _memorize(arguments: argparse.Namespace) -> None:
+    from accelerate import PartialState
+
     from comem_lmms.models.memorize import memorize
     from comem_lmms.report import retrieved_ids
 
+    start = time.perf_counter()
     model_args = _model_args(arguments.model_args, batch_size=arguments.batch_size)
     ids = retrieved_ids(arguments.run_folder) if arguments.run_folder else None
     bank = memorize(arguments.bank, model_args, arguments.store, ids, arguments.shard_size)
     size = sum(path.stat().st_size for path in bank.folder.iterdir()) / 1e6
-    print(
-        f"{arguments.bank}: {len(bank)} memories of {bank.info.n_vectors} vectors as {bank.info.dtype}, {size:.1f} MB"
+    PartialState().print(
+        f"{arguments.bank}: {len(bank)} memories of {bank.info.n_vectors} vectors as {bank.info.dtype}, {size:.1f} MB "
+        f"({time.perf_counter() - start:.0f} s)"
     )
 
 

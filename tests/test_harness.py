@@ -22,6 +22,10 @@ def accuracy(folder: Path) -> dict[str, float]:
     return {run["config"]["model"]: run["results"]["microseek"]["exact_match,none"] for run in runs}
 
 
+def lines(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
 @pytest.mark.parametrize(
     "door",
     [
@@ -37,6 +41,27 @@ def test_doors(run, tmp_path, door):
     # Five questions, so that two processes do not get the same number.
     run(*door, "--model", "comem", *LIMIT, "--limit", "5")
     assert accuracy(tmp_path)["comem"] >= 0.6  # guessing gives 1 in 40
+
+
+@pytest.mark.parametrize(
+    ("model", "arguments"),
+    [("baseline", ""), ("vanilla_rag", "top_k=2"), ("comem", "top_k=2,memory_bank=bank,memory_encoder=micro")],
+)
+def test_two_processes_answer_as_one(run, tmp_path, model, arguments):
+    asked = ["--model", model, "--model_args", f"{arguments},device=cpu".strip(","), *LIMIT, "--limit", "9"]
+    launch = ["accelerate", "launch", "--num_processes", "2", "--cpu", "-m", "lmms_eval"]
+    run(*launch, *asked, "--output_path", "two", OMP_NUM_THREADS="1")
+    run("lmms-eval", *asked, "--output_path", "one")
+    one, two = (
+        {
+            line["doc_id"]: line["filtered_resps"]
+            for path in tmp_path.glob(f"{name}/**/*_samples_*.jsonl")
+            for line in lines(path)
+        }
+        for name in ("one", "two")
+    )
+    assert len(one) == 9
+    assert one == two
 
 
 @pytest.mark.parametrize("model", ["baseline", "vanilla_rag"])
