@@ -123,7 +123,7 @@ class ReferenceReader(ReferenceVLM):
 
         def move(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
             positions = kwargs["position_ids"]  # ([text,] temporal, height, width; B * beams; new)
-            cache = kwargs.get("past_key_values")
+            cache = kwargs.get("cache", kwargs.get("past_key_values"))  # the name before transformers 5.24
             start = 0 if cache is None else cache.get_seq_length()
             beams = positions.shape[1] // len(counts)
             memory = counts.repeat_interleave(beams)[:, None]  # (B * beams, 1)
