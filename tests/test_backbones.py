@@ -11,6 +11,7 @@ from PIL import Image
 from transformers import BatchFeature
 
 from comem_lmms.backbones import BACKBONES, backbone
+from comem_lmms.doctor import check_encoder, check_reader
 from comem_lmms.encoder import MemoryEncoder
 from comem_lmms.errors import UserError
 from comem_lmms.records import KnowledgeItem
@@ -150,6 +151,11 @@ def test_prefix_of_text_embeddings_is_the_text(vlm):
         with torch.no_grad():
             expected = vlm.model(**inputs).logits[0, -1]
         torch.testing.assert_close(logits, expected, atol=1e-4, rtol=0)
+
+
+def test_doctor_finds_nothing(vlm, encoder):
+    findings = [*check_reader(vlm, CHATS[1:4]), *check_encoder(encoder, ITEMS[1:4])]
+    assert all(finding.difference < 1e-4 for finding in findings), "\n".join(map(str, findings))
 
 
 def test_vlm_answers_as_without_the_encoder(vlm, encoder):

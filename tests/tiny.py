@@ -74,6 +74,8 @@ def save(family: str, folder: Path) -> None:
             torch.nn.init.normal_(parameter, std=0.25)
     for name in ("pad", "bos", "eos"):
         setattr(model.generation_config, f"{name}_token_id", getattr(tokenizer, f"{name}_token_id"))
+    # A trained model writes no images; a random one would, and without a cache they would be looked for.
+    model.generation_config.suppress_tokens = tokenizer.convert_tokens_to_ids([*made.tokens.values()])
     model.save_pretrained(folder)
 
 
