@@ -1,44 +1,63 @@
 """What differs between VLM families: one row a family, by the ``model_type`` of its config."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from comem_lmms.errors import UserError
 
-# The turn format of the Qwen-VL family without the system turn its chat template would add: an item is encoded as
-# image and instruction from the user and text from the assistant.
-_CHATML_ITEM = (
-    "<|im_start|>user\n{image}{instruction}<|im_end|>\n<|im_start|>assistant\n",
-    "{text}<|im_end|>\n",
-    "<|vision_start|><|image_pad|><|vision_end|>",
-)
+
+class ItemLayout(NamedTuple):
+    """How a knowledge item reads while it is encoded; {image}, {instruction} and {text} are filled in.
+
+    Attributes:
+        question, answer: the user's turn and the assistant's, tokenized apart.
+        image: what stands for an image in the text that the processor expands.
+    """
+
+    question: str
+    answer: str
+    image: str
 
 
 @dataclass(frozen=True)
 class Backbone:
-    """A VLM family.
+    """A VLM family whose members read a memory.
 
     Attributes:
-        item_question, item_answer: how a knowledge item reads while it is encoded, the user's turn and the assistant's;
-            {image}, {instruction} and {text} are filled in.
-        image_text: what stands for an image in the text that the processor expands.
-        lora_targets: regular expression over module names: every linear layer of the language model, the vision tower
-            and the merger; neither the patch embedding, the token embedding nor the head.
+        item: the layout of a knowledge item, where it is not that of the processor's chat template: image and
+            instruction from the user, the text from the assistant.
     """
 
-    item_question: str
-    item_answer: str
-    image_text: str
-    lora_targets: str
+    item: ItemLayout | None = None
 
 
-_QWEN_LANGUAGE = r".*language_model\.layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)"
-_QWEN_VISION = (
-    r".*visual\.(blocks\.\d+\.(attn\.(qkv|proj)|mlp\.(gate_proj|up_proj|down_proj|fc1|fc2))|merger\.mlp\.[02])"
+# The reference's: turns as in the chat template, without the system turn that it would add.
+_WITHOUT_SYSTEM = Backbone(
+    ItemLayout(
+        "<|im_start|>user\n{image}{instruction}<|im_end|>\n<|im_start|>assistant\n",
+        "{text}<|im_end|>\n",
+        "<|vision_start|><|image_pad|><|vision_end|>",
+    )
 )
 
 BACKBONES: dict[str, Backbone] = {
-    name: Backbone(*_CHATML_ITEM, lora_targets=f"({_QWEN_LANGUAGE}|{_QWEN_VISION})")
-    for name in ("qwen2_5_vl", "qwen2_vl")
+    "qwen2_5_vl": _WITHOUT_SYSTEM,
+    "qwen2_vl": _WITHOUT_SYSTEM,
+    "qwen3_vl": Backbone(),
+    "qwen3_vl_moe": Backbone(),
+    "llava": Backbone(),
+    "llava_next": Backbone(),
+    "llava_onevision": Backbone(),
+    "internvl": Backbone(),
+    "gemma3": Backbone(),
+    "idefics3": Backbone(),
+    "smolvlm": Backbone(),
+}
+
+# Why a memory cannot stand in front of the prompt of these.
+REFUSED: dict[str, str] = {
+    "mllama": "its images enter by cross-attention, under a mask of the prompt's tokens that has no place for a memory",
+    "fuyu": "its processor has no chat template and puts images where it likes, in front of the whole prompt",
 }
 
 
@@ -49,8 +68,9 @@ def backbone(model_type: str) -> Backbone:
         UserError: memory is not supported for the family.
     """
     if model_type not in BACKBONES:
+        reason = f" ({REFUSED[model_type]})" if model_type in REFUSED else ""
         raise UserError(
-            f"memory is not supported for VLMs of type {model_type!r}, only for {', '.join(BACKBONES)}; "
+            f"memory is not supported for VLMs of type {model_type!r}{reason}, only for {', '.join(BACKBONES)}; "
             "baseline and vanilla_rag work with any chat model through base="
         )
     return BACKBONES[model_type]

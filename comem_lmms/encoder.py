@@ -23,7 +23,7 @@ from comem_lmms import micro
 from comem_lmms.backbones import Backbone
 from comem_lmms.errors import UserError, one_line
 from comem_lmms.files import fetch, files_fingerprint, is_hub_id, read_json, tensors_fingerprint, write_json
-from comem_lmms.prompts import ENCODE_INSTRUCTION, MAX_ITEM_CHARACTERS, item_text
+from comem_lmms.prompts import ENCODE_INSTRUCTION, MAX_ITEM_CHARACTERS, item_messages, item_text
 from comem_lmms.records import KnowledgeItem
 from comem_lmms.resampler import Resampler, ResamplerConfig
 from comem_lmms.vlm import FrozenVLM
@@ -63,10 +63,14 @@ class MemoryEncoder:
         vlm: what encodes.
         adapted: the peft model of its adapter; None for a VLM whose weights are merged with it, which then cannot be
             the one that answers.
+
+    Raises:
+        UserError: memory is not supported for the VLM's family.
     """
 
     def __init__(self, vlm: FrozenVLM, adapted: Any, resampler: Resampler) -> None:
         self.vlm = vlm
+        self._layout = vlm.backbone.item
         self.resampler = resampler.to(vlm.device, vlm.model.dtype)
         self._adapted = adapted
         self._adapter = [] if adapted is None else [p for n, p in adapted.named_parameters() if "lora_" in n]
@@ -108,15 +112,16 @@ class MemoryEncoder:
 
     def tokenize(self, items: Sequence[KnowledgeItem]) -> BatchFeature:
         """What the VLM reads of items: image and instruction from the user, the text from the assistant."""
-        row = self.vlm.backbone
         images = [item.image for item in items if item.image is not None]
+        if self._layout is None:
+            texts = self.vlm.render([item_messages(item) for item in items], add_generation_prompt=False)
+            return self.vlm.tokenize(texts, images)
+        question, answer, image = self._layout
         questions = [
-            row.item_question.format(
-                image=row.image_text if item.image is not None else "", instruction=ENCODE_INSTRUCTION
-            )
+            question.format(image=image if item.image is not None else "", instruction=ENCODE_INSTRUCTION)
             for item in items
         ]
-        answers = [row.item_answer.format(text=self.vlm.plain(item_text(item))) for item in items]
+        answers = [answer.format(text=self.vlm.plain(item_text(item))) for item in items]
         return self.vlm.tokenize(questions, images, answers)
 
     def parameters(self) -> list[torch.nn.Parameter]:
@@ -147,7 +152,7 @@ class MemoryEncoder:
         cls, vlm: FrozenVLM, resampler: ResamplerConfig, rank: int = 16, alpha: int = 32, dropout: float = 0.05
     ) -> "MemoryEncoder":
         """A fresh encoder; with its adapter untrained (B = 0) the VLM encodes as it is."""
-        lora = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=vlm.backbone.lora_targets)
+        lora = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=lora_targets(vlm))
         encoder = cls(vlm, get_peft_model(vlm.model, lora), Resampler(resampler))
         for parameter in encoder.parameters():
             parameter.requires_grad_(True)
@@ -199,6 +204,13 @@ class MemoryEncoder:
             parameter.requires_grad_(requires_grad)
 
 
+def lora_targets(vlm: FrozenVLM) -> list[str]:
+    """The names of every linear layer of language model, vision tower and what connects them: all but the head."""
+    head = vlm.model.get_output_embeddings()
+    modules = vlm.model.named_modules()
+    return [name for name, module in modules if isinstance(module, torch.nn.Linear) and module is not head]
+
+
 def embeddings_fingerprint(vlm: FrozenVLM) -> str:
     """Of the token embeddings, rounded to bfloat16 so that the dtype a checkpoint is loaded in does not matter."""
     return tensors_fingerprint({"embeddings": vlm.model.get_input_embeddings().weight.to(torch.bfloat16)})
@@ -221,7 +233,8 @@ def fingerprint(source: str) -> str:
 
 def layout_fingerprint(processor: Any, row: Backbone) -> str:
     """Of all that decides how an item becomes the input of a VLM, the tokenizer's vocabulary left out."""
-    content = [processor.image_processor.to_dict(), asdict(row), ENCODE_INSTRUCTION, MAX_ITEM_CHARACTERS]
+    layout = row.item or processor.chat_template
+    content = [processor.image_processor.to_dict(), layout, ENCODE_INSTRUCTION, MAX_ITEM_CHARACTERS]
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
 
 

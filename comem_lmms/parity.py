@@ -25,7 +25,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from comem_lmms.encoder import MemoryEncoder
+from comem_lmms.encoder import MemoryEncoder, lora_targets
 from comem_lmms.errors import UserError
 from comem_lmms.records import KnowledgeItem
 from comem_lmms.reference import ReferenceEncoder, ReferenceReader, ReferenceVLM, TextReader, load_parts
@@ -313,7 +313,7 @@ def _load_adapter(folder: str, base: str, **shape: int) -> tuple[MemoryEncoder, 
     processor = load_processor(base, MIN_PIXELS, MAX_PIXELS)
     settings = json.loads((Path(folder) / "adapter_config.json").read_text())
     vlm = ReferenceVLM(folder, tuned, processor)
-    lora = LoraConfig(r=settings["r"], lora_alpha=settings["lora_alpha"], target_modules=vlm.backbone.lora_targets)
+    lora = LoraConfig(r=settings["r"], lora_alpha=settings["lora_alpha"], target_modules=lora_targets(vlm))
     adapted = get_peft_model(tuned, lora)
     ours = {f"base_model.model.{todays_name(n)}": t for n, t in named.items() if n.startswith(ENCODER_PREFIXES)}
     report: Any = set_peft_model_state_dict(adapted, ours)

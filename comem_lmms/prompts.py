@@ -34,6 +34,15 @@ def rag_messages(messages: Sequence[Message], items: Sequence[KnowledgeItem]) ->
     return [*messages[:start], *turns, *messages[start:]]
 
 
+def item_messages(item: KnowledgeItem) -> list[Message]:
+    """An item as a chat, for encoding it: image and instruction from the user, the text from the assistant."""
+    image: list[dict[str, Any]] = [] if item.image is None else [{"type": "image", "url": item.image}]
+    return [
+        {"role": "user", "content": [*image, {"type": "text", "text": ENCODE_INSTRUCTION}]},
+        {"role": "assistant", "content": [{"type": "text", "text": item_text(item)}]},
+    ]
+
+
 def _item_content(item: KnowledgeItem) -> list[dict[str, Any]]:
     text: list[dict[str, Any]] = [{"type": "text", "text": item_text(item)}]
     return text if item.image is None else [*text, {"type": "image", "url": item.image}]

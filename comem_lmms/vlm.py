@@ -7,10 +7,13 @@ on the token embedding replaces the placeholders' rows. Positions, masks, caches
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from jinja2 import TemplateError
 from PIL import Image
 from torch import Tensor
 from torch.nn.functional import cross_entropy
@@ -25,6 +28,10 @@ from comem_lmms.images import open_image
 
 Chat = Sequence[dict[str, Any]]
 DTYPES = ("auto", "float32", "bfloat16", "float16")
+# Stands for an answer while its turn is laid out.
+MARK = "ANSWER"
+# What processors give for every token besides its id, and what that is for a token of text; 0 is for padding.
+PER_TOKEN = {"attention_mask": 1, "mm_token_type_ids": 0, "token_type_ids": 0}
 
 
 class Answer(NamedTuple):
@@ -134,7 +141,7 @@ class FrozenVLM:
 
         The mean is over tokens, as the reference's is.
         """
-        ends = [self.backbone.item_answer.format(text=self.plain(answer)) for answer in answers]
+        ends = self.answer_turns(chats, answers)
         lengths = [len(ids) for ids in self.processor.tokenizer(ends, add_special_tokens=False).input_ids]
         inputs = self.prepare(chats, ends)
         keep = max(lengths)
@@ -148,10 +155,36 @@ class FrozenVLM:
 
     def prepare(self, chats: Sequence[Chat], answers: Sequence[str] | None = None) -> BatchFeature:
         """Model inputs of a left-padded batch, (B, L), of chats and what is to follow them."""
-        texts = self.processor.apply_chat_template(
-            [self._to_transformers(chat) for chat in chats], tokenize=False, add_generation_prompt=True
-        )
-        return self.tokenize(texts, [open_image(part["url"]) for chat in chats for part in images_of(chat)], answers)
+        images = [open_image(part["url"]) for chat in chats for part in images_of(chat)]
+        return self.tokenize(self.render(chats), images, answers)
+
+    def render(self, chats: Sequence[Chat], add_generation_prompt: bool = True) -> list[str]:
+        """The texts that the processor's chat template makes of chats.
+
+        Raises:
+            UserError: there is no template, or it does not take the chats.
+        """
+        messages = [self._to_transformers(chat) for chat in chats]
+        try:
+            return self.processor.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=add_generation_prompt
+            )
+        except (ValueError, TemplateError) as error:
+            raise UserError(
+                f"the processor of {self.name!r} cannot lay out a chat ({one_line(error)}); "
+                "give a VLM whose processor has a chat template for it"
+            ) from error
+
+    def answer_turns(self, chats: Sequence[Chat], answers: Sequence[str]) -> list[str]:
+        """What is to follow the prompts where these are the answers: as in the chat template, to the turn's end."""
+        told = [[*chat, {"role": "assistant", "content": [{"type": "text", "text": MARK}]}] for chat in chats]
+        turns = []
+        for prompt, full, answer in zip(self.render(chats), self.render(told, False), answers, strict=True):
+            head, _, tail = full.rpartition(MARK)
+            # LLaVA-OneVision's template begins a turn in another way when it asks for one.
+            lead = head[len(prompt) :] if head.startswith(prompt) else ""
+            turns.append(lead + self.plain(answer) + self._ended(tail))
+        return turns
 
     def tokenize(
         self, texts: Sequence[str], images: Sequence[Image.Image], answers: Sequence[str] | None = None
@@ -162,7 +195,12 @@ class FrozenVLM:
         merges with the end of a text.
         """
         inputs = self.processor(
-            text=list(texts), images=list(images) or None, padding=True, padding_side="left", return_tensors="pt"
+            text=list(texts),
+            images=by_row(texts, images, getattr(self.processor, "image_token", None)) if images else None,
+            padding=True,
+            padding_side="left",
+            return_tensors="pt",
+            add_special_tokens=not self._begins(texts[0]),
         )
         if answers is not None:
             after = self.processor.tokenizer(list(answers), add_special_tokens=False).input_ids
@@ -175,7 +213,7 @@ class FrozenVLM:
 
     def plain(self, text: str) -> str:
         """The text with every special token of the tokenizer broken up, so that data cannot pose as structure."""
-        for token in self.processor.tokenizer.all_special_tokens:
+        for token in self._special_tokens:
             if token in text:
                 text = text.replace(token, f"{token[0]} {token[1:]}")
         return text
@@ -219,6 +257,24 @@ class FrozenVLM:
         """The token that fills rows up."""
         tokenizer = self.processor.tokenizer
         return tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+
+    @cached_property
+    def _special_tokens(self) -> list[str]:
+        tokenizer = self.processor.tokenizer
+        # Those of turns (Gemma) have no name; the processor finds those of images in the text, special or not (LLaVA).
+        unnamed = [str(token) for token in tokenizer.added_tokens_decoder.values() if token.special]
+        images = [getattr(self.processor, name, None) for name in ("image_token", "video_token")]
+        return list(dict.fromkeys([*tokenizer.all_special_tokens, *unnamed, *filter(None, images)]))
+
+    def _begins(self, text: str) -> bool:
+        """Whether the chat template has put the token that begins a text, which the tokenizer would put again."""
+        bos = self.processor.tokenizer.bos_token
+        return bos is not None and text.startswith(bos)
+
+    def _ended(self, tail: str) -> str:
+        """The end of a turn, or of the text where the chat template (LLaVA's) writes none."""
+        ends = any(token in tail for token in self._special_tokens)
+        return tail if ends else tail.rstrip() + self.processor.tokenizer.eos_token
 
     def _to_transformers(self, chat: Chat) -> list[dict[str, Any]]:
         return [{"role": m["role"], "content": [self._part(part) for part in m["content"]]} for m in chat]
@@ -303,6 +359,16 @@ def images_of(chat: Chat) -> list[dict[str, Any]]:
     return [part for message in chat for part in message["content"] if part["type"] == "image"]
 
 
+def by_row(texts: Sequence[str], images: Sequence[Image.Image], image_token: str | None) -> list[Any]:
+    """The images text by text, a list each, as some processors (Idefics3, Gemma 3) want them and none refuses.
+
+    As one list where the texts have not a token for each, which is for the processor to judge.
+    """
+    counts = [text.count(image_token) if image_token else 0 for text in texts]
+    rest = iter(images)
+    return [list(islice(rest, n)) for n in counts] if sum(counts) == len(images) else list(images)
+
+
 def insert_placeholders(inputs: BatchFeature, counts: Sequence[int], pad_id: int) -> tuple[BatchFeature, Tensor]:
     """Puts ``counts[i]`` placeholders between row i's padding and its prompt.
 
@@ -328,16 +394,19 @@ def extend(
     before: Sequence[list[int]] | None = None,
     after: Sequence[list[int]] | None = None,
 ) -> BatchFeature:
-    """Adds text tokens in front of and behind the prompt of each row; left-padded anew to (B, L')."""
+    """Adds text tokens in front of and behind the prompt of each row; left-padded anew to (B, L').
+
+    Raises:
+        UserError: the processor gives something for every token that we do not know how to extend.
+    """
     ids = inputs["input_ids"]
     nothing: list[list[int]] = [[]] * len(ids)
     lengths = inputs["attention_mask"].sum(1).tolist()
     added = list(zip(before or nothing, after or nothing, strict=True))
     width = max(length + len(b) + len(a) for length, (b, a) in zip(lengths, added, strict=True))
     extended: dict[str, Any] = {}
-    for name, pad, value in (("input_ids", pad_id, None), ("attention_mask", 0, 1), ("mm_token_type_ids", 0, 0)):
-        if name not in inputs:
-            continue
+    for name in per_token(inputs):
+        pad, value = (pad_id, None) if name == "input_ids" else (0, PER_TOKEN[name])
         rows = []
         for row, length, (b, a) in zip(inputs[name], lengths, added, strict=True):
             fill = [pad] * (width - length - len(b) - len(a))
@@ -345,6 +414,20 @@ def extend(
             rows.append(torch.cat([row.new_tensor([*fill, *front]), row[-length:], row.new_tensor(back)]))
         extended[name] = torch.stack(rows)
     return BatchFeature({**inputs, **extended})
+
+
+def per_token(inputs: BatchFeature) -> list[str]:
+    """The names of the inputs that have a value for every token: whole numbers, (B, L, ...) as ``input_ids``.
+
+    Raises:
+        UserError: one of them is not known.
+    """
+    shape = inputs["input_ids"].shape
+    tensors = {name: t for name, t in inputs.items() if isinstance(t, Tensor) and not t.is_floating_point()}
+    names = [name for name, t in tensors.items() if t.shape[:2] == shape]
+    if unknown := sorted(set(names) - {"input_ids", *PER_TOKEN}):
+        raise UserError(f"memory is not supported for a VLM whose processor gives {', '.join(unknown)} for every token")
+    return names
 
 
 def weights_fingerprint(pretrained: str, revision: str | None = None) -> str:

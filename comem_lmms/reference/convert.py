@@ -13,7 +13,7 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor
 from tqdm import tqdm
 
-from comem_lmms.encoder import CONFIG, MemoryEncoder
+from comem_lmms.encoder import CONFIG, MemoryEncoder, lora_targets
 from comem_lmms.errors import UserError
 from comem_lmms.reference.checkpoint import Checkpoint, todays_name
 from comem_lmms.vlm import FrozenVLM
@@ -69,7 +69,7 @@ def convert(source: str, base: str, out: str | Path, rank: int = 16, alpha: int 
     vlm = FrozenVLM.load(base, dtype="auto", device="cpu")
     plain = vlm.model.state_dict()
     _check_covered(checkpoint, plain, source, base)
-    lora = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=0.05, target_modules=vlm.backbone.lora_targets)
+    lora = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=0.05, target_modules=lora_targets(vlm))
     adapted = get_peft_model(vlm.model, lora)
     layers = {name: module for name, module in vlm.model.named_modules() if hasattr(module, "lora_A")}
     report = Report(rank, reader=_reader_difference(checkpoint, plain))

@@ -14,7 +14,6 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import BatchFeature, LogitsProcessorList, RepetitionPenaltyLogitsProcessor
 from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
-from comem_lmms.backbones import Backbone
 from comem_lmms.encoder import MemoryEncoder
 from comem_lmms.errors import UserError
 from comem_lmms.images import open_image
@@ -162,11 +161,6 @@ class TextReader(ReferenceVLM):
         super().__init__(name, llm, encoder.vlm.processor)
         self.encoder = encoder
         self.after_image_only = after_image_only
-
-    @property
-    def backbone(self) -> Backbone:
-        """The row of the VLM."""
-        return self.encoder.vlm.backbone
 
     def model_arguments(self, arguments: dict[str, Any]) -> dict[str, Any]:
         """The repetition penalty as a processor of its own.
