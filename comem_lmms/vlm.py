@@ -4,6 +4,7 @@ A memory enters without any patched model: the prompt gets one placeholder token
 on the token embedding replaces the placeholders' rows. Positions, masks, caches and batches stay transformers' own.
 """
 
+import logging
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -25,6 +26,8 @@ from comem_lmms.errors import UserError, one_line
 from comem_lmms.files import fetch, files_fingerprint
 from comem_lmms.generation import StopAt, cut, generation_arguments
 from comem_lmms.images import open_image
+
+log = logging.getLogger(__name__)
 
 Chat = Sequence[dict[str, Any]]
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -50,6 +53,7 @@ class FrozenVLM:
         self.model = model.eval().requires_grad_(False)
         self.processor = processor
         self.config = model.config
+        self._is_too_long = False
 
     @classmethod
     def load(
@@ -116,6 +120,7 @@ class FrozenVLM:
         inputs = self.prepare(chats)
         lengths = inputs["attention_mask"].sum(1).tolist()
         with self.prefixed(inputs, prefixes) as inputs:
+            self._check_length(inputs, int(arguments["max_new_tokens"]))
             prompt = inputs["input_ids"].shape[1] if "input_ids" in inputs else 0  # embeddings are not given back
             stop = StoppingCriteriaList([StopAt(until, prompt, self.processor.tokenizer)] if until else [])
             arguments = self.model_arguments({"pad_token_id": self.pad_id, **arguments})
@@ -257,6 +262,23 @@ class FrozenVLM:
         """The token that fills rows up."""
         tokenizer = self.processor.tokenizer
         return tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+
+    @property
+    def positions(self) -> int | None:
+        """Tokens and memory vectors that the model was made for, the answer included; None where it does not tell."""
+        return getattr(self.config.get_text_config(), "max_position_embeddings", None)
+
+    def _check_length(self, inputs: BatchFeature, new: int) -> None:
+        length = inputs["attention_mask"].shape[1] + new
+        if self.positions and length > self.positions and not self._is_too_long:
+            self._is_too_long = True
+            log.warning(
+                "%s was made for %s positions, but prompt and answer come to %s here (not said again); answers may be "
+                "poor: lower top_k, max_pixels or max_new_tokens",
+                self.name,
+                self.positions,
+                length,
+            )
 
     @cached_property
     def _special_tokens(self) -> list[str]:

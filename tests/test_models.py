@@ -118,6 +118,18 @@ def test_bad_arguments_are_one_clear_line_before_a_model_is_loaded(model, argume
     assert lines[0].count("\n") == 1
 
 
+def test_more_items_than_there_are_positions():
+    with pytest.raises(UserError, match=r"top_k=600 memories of 8 vectors leave no room .* 4096 positions of 'micro'"):
+        CoMEM(top_k=600)
+
+
+def test_a_prompt_longer_than_the_model_was_made_for_is_said_once(vlm, caplog, chats):
+    long = [[{"role": "user", "content": [{"type": "text", "text": "badger " * 4100}]}]]
+    for _ in range(2):
+        vlm.generate([*long, *chats[:1]], max_new_tokens=1)
+    assert sum("was made for 4096 positions" in message for message in caplog.messages) == 1
+
+
 def test_model_args_count_more_than_the_command_line():
     model = Baseline.create_from_arg_string("batch_size=8,dtype=float32", {"batch_size": 1, "max_batch_size": 16})
     assert model.arguments.batch_size == 8

@@ -40,11 +40,20 @@ class CoMEM(RetrievingModel):
             _ = self.parts.encoder
         with PartialState().main_process_first():
             self.memories = self.parts.memories()
+        self._check_positions(vlm)
         self.fingerprints["memory_encoder"] = self.parts.fingerprint["memory_encoder"]
         self.fingerprints["compat"] = self.parts.compat
         if isinstance(self.memories, MemoryBank):
             self.fingerprints["stored"] = self.memories.info.dtype
         return vlm
+
+    def _check_positions(self, vlm: FrozenVLM) -> None:
+        k, n = self.arguments.top_k, self.parts.n_vectors
+        if vlm.positions and k * n >= vlm.positions:
+            raise UserError(
+                f"top_k={k} memories of {n} vectors leave no room for a question in the {vlm.positions} positions of "
+                f"{vlm.name!r}; lower top_k"
+            )
 
     def encode(self, hits: Sequence[Sequence[Hit]]) -> None:
         """Encodes the items that have no memory yet."""

@@ -105,6 +105,11 @@ class Parts:
             "compat": self.compat,
         }
 
+    @property
+    def n_vectors(self) -> int:
+        """Vectors an item becomes."""
+        return self.bank.info.n_vectors if self.bank else self.encoder.n_vectors
+
     def memories(self, dtype: str | None = None) -> Memories:
         """The bank, made if it is not there, or memories that end with this process.
 

@@ -33,6 +33,7 @@ SHORT = Stage(pages=1, facts=4, questions=4, images=False, batch=48)
 LONGER = Stage(pages=1, facts=8, questions=8, images=True, batch=32)
 FULL = Stage(pages=1, facts=12, questions=8, images=True, batch=24)
 MAX_MEMORIES = 5  # in front of a question
+HELD_OUT = 10  # batches to measure on
 
 
 def predict(
@@ -74,7 +75,7 @@ def losses(encoder: MemoryEncoder, seed: int, steps: int) -> Iterator[Tensor]:
 
 
 @torch.inference_mode()
-def held_out(encoder: MemoryEncoder, seed: int, batches: int = 10) -> dict[str, float]:
+def held_out(encoder: MemoryEncoder, seed: int, batches: int) -> dict[str, float]:
     """Answer tokens foretold right, in percent, with one to three memories, on realms that training did not show."""
     realms = training_realms(seed + 1000, N_REALMS)
     measured = {}
@@ -102,7 +103,7 @@ def main() -> None:
     curve = train(encoder.parameters(), losses(encoder, args.seed, args.steps), args.steps, args.lr)
     encoder.save(args.out)
     settings = {"seed": args.seed, "steps": args.steps, "lr": args.lr}
-    write_log(args.out, settings, curve, **held_out(encoder, args.seed))
+    write_log(args.out, settings, curve, **held_out(encoder, args.seed, HELD_OUT))
 
 
 if __name__ == "__main__":
