@@ -2,8 +2,12 @@
 
 import dataclasses
 import json
+import re
 import shutil
+import subprocess
+import sys
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -254,6 +258,42 @@ def test_rounding_is_no_change(merged, base, tmp_path):
     report = reference.convert(rewrite(merged, tmp_path / "merged", merge), str(tmp_path / "base"), tmp_path / "out")
     assert report.unadapted == {}
     assert report.reader == 0
+
+
+LOADING = """
+import sys, threading, time
+from comem_lmms import reference
+def anonymous():  # bytes that are not a mapped file's
+    return 1024 * next(int(l.split()[1]) for l in open("/proc/self/status") if l.startswith("RssAnon"))
+def watch():
+    while True:
+        peak.append(max(peak[-1], anonymous()))
+        time.sleep(0.002)
+start = anonymous()
+peak = [start]
+threading.Thread(target=watch, daemon=True).start()
+parts = reference.load(*sys.argv[1:], dtype="bfloat16", device="cpu")
+weights = {id(p): p for part in (parts[0].vlm, parts[1]) for p in part.model.parameters()}
+print(sum(p.numel() * p.element_size() for p in weights.values()), peak[-1] - start)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux tells what is in memory")
+def test_a_checkpoint_is_read_without_a_second_copy(merged, base, tmp_path):
+    rows = 1_000_000
+
+    def enlarge(tensors):
+        big = ("embed_tokens.weight", "lm_head.weight")
+        return {n: torch.zeros(rows, 64, dtype=t.dtype) if n.endswith(big) else t for n, t in tensors.items()}
+
+    folder = Path(rewrite(merged, tmp_path / "big", enlarge, shards=3))
+    config = (folder / "config.json").read_text()
+    (folder / "config.json").unlink()
+    (folder / "config.json").write_text(re.sub(r'"vocab_size": \d+', f'"vocab_size": {rows}', config))
+    done = subprocess.run([sys.executable, "-c", LOADING, folder, base], capture_output=True, text=True, check=True)
+    weights, peak = map(int, done.stdout.split())
+    assert weights > 2 * 2 * 64 * rows
+    assert peak < 1.25 * weights
 
 
 def test_an_odd_resampler(merged, base, tmp_path):
