@@ -29,6 +29,7 @@ from tqdm import tqdm
 from comem_lmms import __version__
 from comem_lmms.errors import UserError, one_line
 from comem_lmms.images import IMAGE_ERRORS, open_image
+from comem_lmms.llm import FrozenLLM, is_text_only
 from comem_lmms.models import caching
 from comem_lmms.models.arguments import Arguments, parse
 from comem_lmms.models.usage import Usage
@@ -78,9 +79,8 @@ class KnowledgeModel(lmms):
         """What answers."""
         a = self.arguments
         pixels = {"min_pixels": a.min_pixels, "max_pixels": a.max_pixels}
-        return FrozenVLM.load(
-            a.pretrained, a.dtype, self.placement, a.attn_implementation, revision=a.revision, **pixels
-        )
+        kind = FrozenLLM if is_text_only(read_config(a.pretrained, a.revision)) else FrozenVLM
+        return kind.load(a.pretrained, a.dtype, self.placement, a.attn_implementation, revision=a.revision, **pixels)
 
     @property
     def retrieval(self) -> str:
@@ -229,9 +229,10 @@ class KnowledgeModel(lmms):
             prefixes = [self.prefix(hits[i]) for i in rows]
             answers = self.vlm.generate(chats, [p for p in prefixes if p is not None], **requests[rows[0]].args[2])
             seconds = (time.perf_counter() - start) / len(rows)
-            for i, prefix, answer in zip(rows, prefixes, answers, strict=True):
-                vectors = 0 if prefix is None else len(prefix)
-                usage = Usage(answer.prompt_tokens, answer.output_tokens, memory_vectors=vectors)
+            for i, chat, prefix, answer in zip(rows, chats, prefixes, answers, strict=True):
+                usage = Usage(answer.prompt_tokens, answer.output_tokens)
+                usage.memory_vectors = 0 if prefix is None else len(prefix)
+                usage.images_dropped = 0 if self.vlm.sees_images else len(images_of(chat))
                 usage.seconds["answer"] = seconds
                 results[i] = GenerationResult(answer.text, usage)
             bar.update(len(rows))
