@@ -5,7 +5,7 @@ from functools import cached_property
 from typing import ClassVar
 
 from comem_lmms.models.arguments import Arguments, RagArguments
-from comem_lmms.models.base import Chat
+from comem_lmms.models.delegate import Chat
 from comem_lmms.models.knowledge import RetrievingModel
 from comem_lmms.prompts import LAYOUTS, layout_of
 from comem_lmms.records import Hit
