@@ -3,6 +3,7 @@
 import pytest
 from helpers import ChatRecorder, Recorder, answers, evaluate, register, spoiled_task, usages
 from lmms_eval.api.instance import Instance
+from loguru import logger
 
 from comem_lmms import micro
 from comem_lmms.errors import UserError
@@ -141,6 +142,23 @@ def test_dummy():
 def test_a_base_without_its_packages_is_one_clear_line():
     with pytest.raises(UserError, match=r"base='llava' cannot be used \(name .* is not defined\); install what it"):
         Baseline(base="llava")
+
+
+def test_a_base_that_cannot_be_loaded_is_one_clear_line():
+    with pytest.raises(UserError, match=r"base='llava_hf' cannot be loaded \(\w+: .*/nowhere"):
+        Baseline(base="llava_hf", pretrained="/nowhere", device="cpu")
+
+
+def test_a_base_that_answers_nothing_is_warned_about():
+    register("silent", "simple", "helpers.Silent")
+    lines: list[str] = []
+    sink = logger.add(lines.append, level="WARNING", format="{message}")
+    for base in ("silent", "recorder"):
+        evaluate("baseline", model_args=f"base={base}", limit=3)
+    logger.remove(sink)
+    assert [line for line in lines if "answered nothing" in line] == [
+        "base='silent' answered nothing to all 3 questions; see its errors above\n"
+    ]
 
 
 def test_a_task_without_visuals_is_refused_for_simple_bases():

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from helpers import answers, chat, evaluate, usages
-from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
+from transformers import AutoTokenizer, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 from comem_lmms import micro
 from comem_lmms.llm import FrozenLLM, is_text_only
@@ -23,10 +23,12 @@ TEMPLATE = (
 def folder(tmp_path_factory) -> Path:
     """A Qwen2 of random weights with the tokenizer of the micro VLM."""
     folder = tmp_path_factory.mktemp("llm")
-    tokenizer = AutoTokenizer.from_pretrained(micro.resolve("micro", "vlm"))
-    del tokenizer.init_kwargs["processor_class"]
-    tokenizer._processor_class = None
-    tokenizer.chat_template = TEMPLATE
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_file=f"{micro.resolve('micro', 'vlm')}/tokenizer.json",
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        chat_template=TEMPLATE,
+    )
     tokenizer.save_pretrained(folder)
     sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
     config = Qwen2Config(vocab_size=len(tokenizer), num_key_value_heads=1, eos_token_id=tokenizer.eos_token_id, **sizes)

@@ -243,7 +243,11 @@ class KnowledgeModel(lmms):
         start = time.perf_counter()
         results = delegate(self._base, self.task_dict, requests, hits, self.chat)
         seconds = (time.perf_counter() - start) / len(requests)
-        return [_with_usage(result, seconds) for result in results]
+        answers = [_with_usage(result, seconds) for result in results]
+        if not any(answer.text for answer in answers):
+            # Many of lmms-eval's models log what goes wrong and return an empty answer.
+            logger.warning(f"base={self.base!r} answered nothing to all {len(answers)} questions; see its errors above")
+        return answers
 
     def _log(self, results: list[GenerationResult]) -> None:
         """Adds to lmms-eval's own throughput summary."""
@@ -280,6 +284,8 @@ def _load_base(name: str, arguments: dict[str, Any]) -> lmms:
         raise UserError(f"base={name!r} cannot be used ({one_line(error)}); install what it needs") from error
     except (TypeError, AssertionError) as error:  # what lmms-eval's models do with arguments they do not know
         raise UserError(f"base={name!r} does not take these arguments ({error}); give that model's own") from error
+    except Exception as error:  # each wrapper, and the code it takes from the Hub, raises its own
+        raise UserError(f"base={name!r} cannot be loaded ({type(error).__name__}: {one_line(error)})") from error
 
 
 def _batches(requests: list[Instance], size: int) -> Iterator[list[int]]:
