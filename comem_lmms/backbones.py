@@ -71,6 +71,6 @@ def backbone(model_type: str) -> Backbone:
         reason = f" ({REFUSED[model_type]})" if model_type in REFUSED else ""
         raise UserError(
             f"memory is not supported for VLMs of type {model_type!r}{reason}, only for {', '.join(BACKBONES)}; "
-            "baseline and vanilla_rag work with any chat model through base="
+            "baseline and vanilla_rag work with any model of lmms-eval through base="
         )
     return BACKBONES[model_type]

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from jinja2 import TemplateError
@@ -48,6 +48,9 @@ class Answer(NamedTuple):
 class FrozenVLM:
     """A vision-language model and its processor, never trained; `load` makes one."""
 
+    auto_class: ClassVar[Any] = AutoModelForImageTextToText
+    sees_images: ClassVar[bool] = True
+
     def __init__(self, name: str, model: Any, processor: Any) -> None:
         self.name = name
         self.model = model.eval().requires_grad_(False)
@@ -82,7 +85,7 @@ class FrozenVLM:
         read_config(pretrained, revision)
         location = micro.resolve(pretrained, "vlm")
         try:
-            model = AutoModelForImageTextToText.from_pretrained(
+            model = cls.auto_class.from_pretrained(
                 location, revision=revision, dtype=dtype, attn_implementation=attn_implementation
             )
         except Exception as error:  # transformers, safetensors and huggingface_hub each raise their own

@@ -22,6 +22,7 @@ ORDER = (
     "comem_lmms.backbones",
     "comem_lmms.generation",
     "comem_lmms.vlm",
+    "comem_lmms.llm",
     "comem_lmms.encoder",
     "comem_lmms.memory",
     "comem_lmms.reference",

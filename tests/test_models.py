@@ -1,10 +1,9 @@
 """The three wrappers, run by lmms-eval in this process on the bundled micro models."""
 
 import shutil
-from pathlib import Path
 
 import pytest
-from helpers import answers, evaluate, usages
+from helpers import answers, evaluate, spoiled_task, usages
 from loguru import logger
 
 from comem_lmms import micro
@@ -100,7 +99,8 @@ def test_generation_arguments_of_the_command_line_are_honoured():
         (CoMEM, {"memory_encoder": "/nowhere"}, r"no memory encoder at '/nowhere'"),
         (CoMEM, {"pretrained": "/nowhere"}, r"cannot load the VLM pretrained='/nowhere'"),
         (Baseline, {"base": "no_such_model"}, r"base='no_such_model' is not a model of lmms-eval"),
-        (Baseline, {"base": "dummy"}, r"base='dummy' is a simple model"),
+        (Baseline, {"layout": "turns"}, r"unknown model argument layout='turns'"),
+        (VanillaRAG, {"layout": "columns"}, r"layout='columns' is unknown; choose one of turns, text, text_only"),
         (VanillaRAG, {"base": "openai", "topk": 5}, r"topk= would go to base='openai', but looks like top_k="),
         (Baseline, {"device": "cuda:7"}, r"device='cuda:7', but this machine has \d GPUs; give another, or cpu"),
         (VanillaRAG, {"dtype": "int7"}, r"dtype='int7' is unknown"),
@@ -150,30 +150,6 @@ def test_index_of_another_base_is_refused(own_knowledge, knowledge):
     KnowledgeBase.create(own_knowledge, [knowledge.row(i) for i in range(1, 1024)])
     with pytest.raises(UserError, match="has 1024 vectors but the base has 1023 items"):
         VanillaRAG(knowledge=str(own_knowledge))
-
-
-def spoiled_task(tmp_path, questions, image):
-    """MicroSeek with another image in its third document."""
-    import datasets
-    import yaml
-
-    from comem_lmms.plugin import task_folder
-
-    columns = ["item_id", "question", "answer", "attribute"]
-    rows = [{**{c: q[c] for c in columns}, "image": q["image"]} for q in questions[:4]]
-    features = datasets.Features({**{c: datasets.Value("string") for c in columns}, "image": datasets.Image()})
-    table = datasets.Dataset.from_list(rows, features=features).cast_column("image", datasets.Image(decode=False))
-    cells = table.to_list()
-    cells[2]["image"] = image
-    datasets.Dataset.from_list(cells, features=features).to_parquet(tmp_path / "test.parquet")
-    source = f"{task_folder()}/microseek"
-    shutil.copy(f"{source}/utils.py", tmp_path)
-    text = Path(source, "microseek.yaml").read_text().replace("task: microseek", "task: spoiled")
-    assert yaml.safe_load(text.split("doc_to_visual")[0])["task"] == "spoiled"
-    (tmp_path / "spoiled.yaml").write_text(text)
-    from lmms_eval.tasks import TaskManager
-
-    return TaskManager(include_path=str(tmp_path))
 
 
 @pytest.mark.parametrize("model", ["baseline", "vanilla_rag", "comem"])

@@ -5,6 +5,7 @@ from dataclasses import dataclass, fields
 from typing import Any, TypeVar
 
 from comem_lmms.errors import UserError
+from comem_lmms.prompts import LAYOUTS
 
 T = TypeVar("T", bound="Arguments")
 
@@ -56,6 +57,23 @@ class KnowledgeArguments(Arguments):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_integers(self, "top_k", at_least=0)
+
+
+@dataclass(frozen=True)
+class RagArguments(KnowledgeArguments):
+    """Arguments of vanilla RAG.
+
+    Attributes:
+        layout: how items are put into words: "turns", "text" or "text_only" (see prompts.py); by default as the
+            reference does for the family of the VLM, and "turns" with ``base``.
+    """
+
+    layout: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.layout not in (None, *LAYOUTS):
+            raise UserError(f"layout={self.layout!r} is unknown; choose one of {', '.join(LAYOUTS)}")
 
 
 @dataclass(frozen=True)

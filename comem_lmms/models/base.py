@@ -9,7 +9,6 @@ import json
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from difflib import get_close_matches
 from itertools import groupby
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any, ClassVar
 
 import torch
 from accelerate import PartialState
-from lmms_eval.api.instance import GenerationResult, Instance, TokenCounts
+from lmms_eval.api.instance import GenerationResult, Instance, TokenCounts, unwrap_generation_output
 from lmms_eval.api.model import lmms
 from lmms_eval.models import get_model, list_available_models
 from lmms_eval.models.model_utils.gen_metrics import log_metrics
@@ -29,20 +28,20 @@ from tqdm import tqdm
 from comem_lmms import __version__
 from comem_lmms.errors import UserError, one_line
 from comem_lmms.images import IMAGE_ERRORS, open_image
+from comem_lmms.llm import FrozenLLM, is_text_only
 from comem_lmms.models import caching
 from comem_lmms.models.arguments import Arguments, parse
+from comem_lmms.models.delegate import Chat, delegate
 from comem_lmms.models.usage import Usage
 from comem_lmms.records import Hit, Query
 from comem_lmms.vlm import FrozenVLM, check_placement, images_of, read_config, weights_fingerprint
-
-Chat = list[dict[str, Any]]
 
 
 class KnowledgeModel(lmms):
     """Base of the wrappers; ``model_args`` are the fields of ``arguments_type``, and ``base`` where it is allowed.
 
-    With ``base=NAME`` the answers come from any other chat model of lmms-eval, which gets all remaining arguments and
-    the rewritten messages.
+    With ``base=NAME`` the answers come from any other model of lmms-eval, chat or simple, which gets all remaining
+    arguments and the same requests with the knowledge in them.
 
     Raises:
         UserError: an argument or what it points to is wrong; said in one line, and before a model is loaded if that
@@ -78,9 +77,8 @@ class KnowledgeModel(lmms):
         """What answers."""
         a = self.arguments
         pixels = {"min_pixels": a.min_pixels, "max_pixels": a.max_pixels}
-        return FrozenVLM.load(
-            a.pretrained, a.dtype, self.placement, a.attn_implementation, revision=a.revision, **pixels
-        )
+        kind = FrozenLLM if is_text_only(read_config(a.pretrained, a.revision)) else FrozenVLM
+        return kind.load(a.pretrained, a.dtype, self.placement, a.attn_implementation, revision=a.revision, **pixels)
 
     @property
     def retrieval(self) -> str:
@@ -229,9 +227,10 @@ class KnowledgeModel(lmms):
             prefixes = [self.prefix(hits[i]) for i in rows]
             answers = self.vlm.generate(chats, [p for p in prefixes if p is not None], **requests[rows[0]].args[2])
             seconds = (time.perf_counter() - start) / len(rows)
-            for i, prefix, answer in zip(rows, prefixes, answers, strict=True):
-                vectors = 0 if prefix is None else len(prefix)
-                usage = Usage(answer.prompt_tokens, answer.output_tokens, memory_vectors=vectors)
+            for i, chat, prefix, answer in zip(rows, chats, prefixes, answers, strict=True):
+                usage = Usage(answer.prompt_tokens, answer.output_tokens)
+                usage.memory_vectors = 0 if prefix is None else len(prefix)
+                usage.images_dropped = 0 if self.vlm.sees_images else len(images_of(chat))
                 usage.seconds["answer"] = seconds
                 results[i] = GenerationResult(answer.text, usage)
             bar.update(len(rows))
@@ -239,21 +238,16 @@ class KnowledgeModel(lmms):
         return results  # type: ignore[return-value]
 
     def _delegate(self, requests: list[Instance], hits: list[list[Hit]]) -> list[GenerationResult]:
-        """Lets the base model answer the same requests with rewritten messages."""
-        self._base.task_dict = self.task_dict
+        """Lets the base model answer the same requests with what knowledge adds to them."""
         self._base._rank, self._base._world_size = self.rank, self.world_size
         start = time.perf_counter()
-        results = self._base.generate_until([self._rewrite(r, h) for r, h in zip(requests, hits, strict=True)])
+        results = delegate(self._base, self.task_dict, requests, hits, self.chat)
         seconds = (time.perf_counter() - start) / len(requests)
-        return [_with_usage(result, seconds) for result in results]
-
-    def _rewrite(self, request: Instance, hits: list[Hit]) -> Instance:
-        context, doc_to_messages, *rest = request.args
-
-        def rewritten(doc: dict[str, Any], ask: Any = doc_to_messages) -> Chat:
-            return self.chat(ask(doc), hits)
-
-        return replace(request, arguments=(context, rewritten, *rest))
+        answers = [_with_usage(result, seconds) for result in results]
+        if not any(answer.text for answer in answers):
+            # Many of lmms-eval's models log what goes wrong and return an empty answer.
+            logger.warning(f"base={self.base!r} answered nothing to all {len(answers)} questions; see its errors above")
+        return answers
 
     def _log(self, results: list[GenerationResult]) -> None:
         """Adds to lmms-eval's own throughput summary."""
@@ -285,17 +279,13 @@ def reported() -> Iterator[None]:
 
 def _load_base(name: str, arguments: dict[str, Any]) -> lmms:
     try:
-        kind = get_model(name)
-    except ImportError as error:
-        raise UserError(f"base={name!r} cannot be imported ({error}); install what it needs") from error
-    if kind.is_simple:
-        raise UserError(
-            f"base={name!r} is a simple model of lmms-eval; base= needs a chat model, see `lmms-eval models`"
-        )
-    try:
-        return kind(**arguments)
+        return get_model(name)(**arguments)
+    except (ImportError, NameError) as error:  # some pass over an import that fails, and miss its names later
+        raise UserError(f"base={name!r} cannot be used ({one_line(error)}); install what it needs") from error
     except (TypeError, AssertionError) as error:  # what lmms-eval's models do with arguments they do not know
         raise UserError(f"base={name!r} does not take these arguments ({error}); give that model's own") from error
+    except Exception as error:  # each wrapper, and the code it takes from the Hub, raises its own
+        raise UserError(f"base={name!r} cannot be loaded ({type(error).__name__}: {one_line(error)})") from error
 
 
 def _batches(requests: list[Instance], size: int) -> Iterator[list[int]]:
@@ -308,8 +298,7 @@ def _batches(requests: list[Instance], size: int) -> Iterator[list[int]]:
 
 
 def _with_usage(result: GenerationResult | str, seconds: float) -> GenerationResult:
-    counts = result.token_counts if isinstance(result, GenerationResult) else None
-    text = result.text if isinstance(result, GenerationResult) else result
+    text, counts = unwrap_generation_output(result)
     counts = counts or TokenCounts()
     usage = Usage(counts.input_tokens, counts.output_tokens, counts.reasoning_tokens, seconds={"answer": seconds})
     return GenerationResult(text, usage)

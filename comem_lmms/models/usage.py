@@ -12,6 +12,7 @@ class Usage(TokenCounts):
 
     Attributes:
         memory_vectors: continuous vectors in front of the prompt.
+        images_dropped: images of the question and its items that a text-only model did not see.
         retrieval: how items were found: "none", "clip", "oracle" or "wrong".
         retrieved: ids of the items the question was given, best first.
         gold: id of the right item, where the document tells.
@@ -20,6 +21,7 @@ class Usage(TokenCounts):
     """
 
     memory_vectors: int = 0
+    images_dropped: int = 0
     retrieval: str = "none"
     retrieved: list[str] = field(default_factory=list)
     gold: str | None = None
@@ -28,5 +30,5 @@ class Usage(TokenCounts):
 
     def to_dict(self) -> dict[str, Any]:
         """The counts that are known, and all the rest."""
-        more = ("memory_vectors", "retrieval", "retrieved", "gold", "seconds", "fingerprints")
+        more = ("memory_vectors", "images_dropped", "retrieval", "retrieved", "gold", "seconds", "fingerprints")
         return {**super().to_dict(), **{name: getattr(self, name) for name in more}}
