@@ -12,7 +12,7 @@ from transformers import BatchFeature
 
 from comem_lmms.backbones import BACKBONES, backbone
 from comem_lmms.doctor import check_encoder, check_reader
-from comem_lmms.encoder import MemoryEncoder
+from comem_lmms.encoder import MemoryEncoder, layout_fingerprint
 from comem_lmms.errors import UserError
 from comem_lmms.records import KnowledgeItem
 from comem_lmms.resampler import ResamplerConfig
@@ -98,7 +98,7 @@ def test_memory_does_not_depend_on_the_batch(encoder):
     torch.testing.assert_close(encoder.encode(ITEMS), alone, atol=1e-5, rtol=0)
     torch.testing.assert_close(encoder.encode(ITEMS[::-1]).flip(0), alone, atol=1e-5, rtol=0)
     distances = torch.cdist(alone.flatten(1), alone.flatten(1)) + torch.eye(len(ITEMS)) * 1e9
-    assert distances.min() > 0.05  # by text, by image, and by having one
+    assert distances.min() > 0.5  # by text, by image, and by having one
 
 
 def test_answers_do_not_depend_on_the_batch(vlm, prefixes):
@@ -109,13 +109,13 @@ def test_answers_do_not_depend_on_the_batch(vlm, prefixes):
     alone = answers(1)
     assert answers(3) == alone
     assert answers(len(CHATS)) == alone
-    assert len({answer.text for answer in alone}) > 4
+    assert len({answer.text for answer in alone}) > 2
 
 
 def test_memory_counts_where_there_is_one(vlm, prefixes):
     change = (vlm.logits(CHATS, prefixes) - vlm.logits(CHATS)).abs().amax(1)
     for items, by in zip(ITEMS_OF, change.tolist(), strict=True):
-        assert by > 0.01 if items else by < 1e-4
+        assert by > 0.1 if items else by < 1e-4
 
 
 def test_no_memory_is_the_plain_model(vlm):
@@ -236,6 +236,14 @@ def test_processor_without_a_chat_template(llava):
     vlm.processor.chat_template = None
     with pytest.raises(UserError, match=r"the processor of .* cannot lay out a chat \(.*does not have a chat template"):
         vlm.generate(CHATS[:1])
+
+
+def test_memories_of_another_chat_template_are_told_apart(llava):
+    processor = FrozenVLM.load(llava, device="cpu").processor
+    before = layout_fingerprint(processor, BACKBONES["llava"])
+    assert layout_fingerprint(processor, BACKBONES["llava"]) == before
+    processor.chat_template += " "
+    assert layout_fingerprint(processor, BACKBONES["llava"]) != before
 
 
 def test_chat_that_a_template_does_not_take(llava):
