@@ -11,7 +11,7 @@ from typing import Any, Literal
 from comem_lmms.records import KnowledgeItem
 
 Message = dict[str, Any]
-Layout = Literal["turns", "text", "text_only"]
+Layout = Literal["turns", "turn", "text", "text_only"]
 
 # The reference cuts the text of an item at 5,000 characters, not tokens; for LLaVA-1.5 at 500.
 MAX_ITEM_CHARACTERS = 5000
@@ -41,6 +41,17 @@ def rag_messages(messages: Sequence[Message], items: Sequence[KnowledgeItem]) ->
     start = next((i for i, m in enumerate(messages) if m["role"] != "system"), len(messages))
     turns: list[Message] = [{"role": "user", "content": _item_content(item)} for item in reversed(items)]
     return [*messages[:start], *turns, *messages[start:]]
+
+
+def single_turn_messages(messages: Sequence[Message], items: Sequence[KnowledgeItem]) -> list[Message]:
+    """Layout ``turn``: as ``turns``, but all in the question's own turn; arguments as of `rag_messages`.
+
+    For chat templates that refuse two user turns in a row.
+    """
+    at = next(i for i, message in enumerate(messages) if message["role"] == "user")
+    parts = [part for item in reversed(items) for part in _item_content(item)]
+    turn = {**messages[at], "content": [*parts, *messages[at]["content"]]}
+    return [*messages[:at], turn, *messages[at + 1 :]]
 
 
 def item_messages(item: KnowledgeItem) -> list[Message]:
@@ -77,15 +88,16 @@ def text_only_messages(messages: Sequence[Message], items: Sequence[KnowledgeIte
 
 LAYOUTS: dict[str, Callable[[Sequence[Message], Sequence[KnowledgeItem]], list[Message]]] = {
     "turns": rag_messages,
+    "turn": single_turn_messages,
     "text": text_messages,
     "text_only": text_only_messages,
 }
-# By model_type, where the reference lays items out otherwise than in turns.
-_FAMILY_LAYOUTS: dict[str, Layout] = {"llava": "text"}
+# By model_type, where it is not turns: as the reference does, or since the chat template wants roles to alternate.
+_FAMILY_LAYOUTS: dict[str, Layout] = {"llava": "text", "gemma3": "turn"}
 
 
 def layout_of(model_type: str, sees_images: bool = True) -> Layout:
-    """The layout that the reference uses for a family of models."""
+    """The layout for a family of models: the reference's, where it has one."""
     return _FAMILY_LAYOUTS.get(model_type, "turns") if sees_images else "text_only"
 
 

@@ -99,3 +99,11 @@ def test_light_modules_import_nothing_heavy():
 
 def test_every_module_has_its_place():
     assert {house(module) for module in sources()} == {*ORDER, "comem_lmms.tasks", "comem_lmms.training"}
+
+
+def test_nothing_is_unpickled_and_no_remote_code_is_run():
+    """Weights are safetensors; what open_clip reads it reads as weights only."""
+    for module, path in sources().items():
+        code = path.read_text()
+        assert not {name.split(".")[0] for name in imports(path)} & {"pickle", "dill", "joblib"}, module
+        assert not any(word in code for word in ("torch.load(", "trust_remote_code", "weights_only=False")), module

@@ -21,6 +21,7 @@ from comem_lmms.models.arguments import MemoryArguments
 from comem_lmms.models.comem import CoMEM
 from comem_lmms.models.loading import Parts
 from comem_lmms.models.memorize import memorize
+from comem_lmms.report import retrieved_ids
 
 KEYS = [f"{i:064x}" for i in range(5)]
 INFO = BankInfo({"memory_encoder": "e" * 64, "dtype": "float32"}, "some/vlm", "v" * 64, 8, 16, "float32")
@@ -128,8 +129,10 @@ def test_memories_for_a_run_only(tmp_path, run):
     """Only what a run was given is encoded, and it is enough for the next run on the same questions."""
     asked = ("--tasks", "microseek", "--limit", "3")
     run("lmms-eval", "--model", "vanilla_rag", *asked, "--log_samples", "--output_path", "out")
+    retrieved = retrieved_ids(tmp_path / "out")
+    assert 3 <= len(retrieved) <= 9
     done = run("comem-lmms", "memorize", "bank", "--for", "out", "--batch_size", "4", "--store", "int8")
-    assert re.search(r"bank: 9 memories of 8 vectors as int8, 0\.0 MB \(\d+ s\)", done.stdout)
+    assert re.search(rf"bank: {len(retrieved)} memories of 8 vectors as int8, 0\.0 MB \(\d+ s\)", done.stdout)
     run("lmms-eval", "--model", "comem", "--model_args", "memory_bank=bank", *asked, "--output_path", "out")
     assert len([*(tmp_path / "out").rglob("*_results.json")]) == 2
 
@@ -227,6 +230,7 @@ import torch
 torch.set_num_threads(1)
 from comem_lmms.models.arguments import MemoryArguments
 from comem_lmms.models.memorize import memorize
+from comem_lmms.report import retrieved_ids
 knowledge, folder = sys.argv[1:]
 arguments = MemoryArguments(knowledge=knowledge, batch_size=4, device="cpu")
 start = time.monotonic()

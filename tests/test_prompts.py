@@ -56,6 +56,13 @@ def test_text_of_an_item():
     assert len(item_text(KnowledgeItem("i", "t", "x" * 9000))) == MAX_ITEM_CHARACTERS
 
 
+def test_layout_turn_is_turns_in_one():
+    question = [{"role": "system", "content": []}, *chat("who?", "picture"), {"role": "assistant", "content": []}]
+    turns, turn = LAYOUTS["turns"](question, ITEMS), LAYOUTS["turn"](question, ITEMS)
+    assert [m["role"] for m in turn] == ["system", "user", "assistant"]
+    assert turn[1]["content"] == [part for m in turns[1:-1] for part in m["content"]]
+
+
 def test_layout_text_is_one_turn_with_the_image_of_the_question():
     (turn,) = text_messages(chat("who?", "picture"), ITEMS[:2])
     text = "Reference Information: title 1: text 1Reference Information: title 0: text 0who?"
@@ -90,6 +97,7 @@ def test_text_layouts_of_a_question_without_words():
 
 def test_layouts_of_the_reference():
     assert [layout_of(family) for family in ("qwen2_5_vl", "llava_next", "llava")] == ["turns", "turns", "text"]
+    assert layout_of("gemma3") == "turn"
     assert layout_of("qwen2", sees_images=False) == "text_only"
 
 

@@ -64,7 +64,7 @@ class RagArguments(KnowledgeArguments):
     """Arguments of vanilla RAG.
 
     Attributes:
-        layout: how items are put into words: "turns", "text" or "text_only" (see prompts.py); by default as the
+        layout: how items are put into words: "turns", "turn", "text" or "text_only" (prompts.py); by default as the
             reference does for the family of the VLM, and "turns" with ``base``.
     """
 
