@@ -100,7 +100,7 @@ def test_generation_arguments_of_the_command_line_are_honoured():
         (CoMEM, {"pretrained": "/nowhere"}, r"cannot load the VLM pretrained='/nowhere'"),
         (Baseline, {"base": "no_such_model"}, r"base='no_such_model' is not a model of lmms-eval"),
         (Baseline, {"layout": "turns"}, r"unknown model argument layout='turns'"),
-        (VanillaRAG, {"layout": "columns"}, r"layout='columns' is unknown; choose one of turns, text, text_only"),
+        (VanillaRAG, {"layout": "columns"}, r"layout='columns' is unknown; choose one of turns, turn, text, text_only"),
         (VanillaRAG, {"base": "openai", "topk": 5}, r"topk= would go to base='openai', but looks like top_k="),
         (Baseline, {"device": "cuda:7"}, r"device='cuda:7', but this machine has \d GPUs; give another, or cpu"),
         (VanillaRAG, {"dtype": "int7"}, r"dtype='int7' is unknown"),
