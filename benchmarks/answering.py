@@ -132,7 +132,7 @@ class Bench:
         def answer(some: list[int], **more: int) -> None:
             memories = ProcessMemories()
             rows = [row for i in some for row in self.rows[i]]
-            fill(memories, self.knowledge, rows, encoder, self.shape.batch, process=-1)
+            fill(memories, self.knowledge, rows, encoder, self.shape.batch, quiet=True)
             self.answer(self.vlm, [self.chats[i] for i in some], self.prefixes(memories, some), **more)
 
         return self.measure(answer)

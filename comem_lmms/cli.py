@@ -112,9 +112,9 @@ def _memorize(arguments: argparse.Namespace) -> None:
     model_args = _model_args(arguments.model_args, batch_size=arguments.batch_size)
     ids = retrieved_ids(arguments.run_folder) if arguments.run_folder else None
     bank = memorize(arguments.bank, model_args, arguments.store, ids, arguments.shard_size)
-    size = sum(path.stat().st_size for path in bank.folder.iterdir()) / 1e6
     PartialState().print(
-        f"{arguments.bank}: {len(bank)} memories of {bank.info.n_vectors} vectors as {bank.info.dtype}, {size:.1f} MB "
+        f"{arguments.bank}: {len(bank)} memories of {bank.info.n_vectors} vectors as {bank.info.dtype}, "
+        f"{bank.nbytes / 1e6:.1f} MB "
         f"({time.perf_counter() - start:.0f} s)"
     )
 
@@ -130,16 +130,23 @@ def _doctor(arguments: argparse.Namespace) -> None:
     device = model_args.device or ("cuda" if torch.cuda.is_available() else "cpu")
     libraries = ", ".join(f"{name} {version(name)}" for name in ("comem-lmms", "torch", "transformers", "peft"))
     print(f"pretrained={model_args.pretrained} on {device}; {libraries}")
-    failed = 0
+    if model_args.reader:
+        raise UserError(
+            f"reader={model_args.reader!r} is not checked: it reads hidden states, not a prompt; leave it out"
+        )
+    failed, checks = 0, ""
     for finding in diagnose(model_args, device):
         print(finding, flush=True)
+        checks += finding.check
         failed += not finding.holds
     if failed:
         raise UserError(
             f"{failed} checks fail; answers of this model cannot be trusted. Try another attn_implementation= or "
             "dtype=float32, or another version of transformers"
         )
-    print("all checks hold")
+    print(
+        "all checks hold" if "memory of an item" in checks else "all checks hold; no memory encoder was given to check"
+    )
 
 
 def _report(arguments: argparse.Namespace) -> None:

@@ -19,13 +19,13 @@ from comem_lmms.records import KnowledgeItem
 from comem_lmms.vlm import Chat, FrozenVLM, extend
 
 # Differences are in standard deviations of what is compared. Positions that are wrong give differences around 1.
-ALLOWED = {torch.float32: 1e-3, torch.float16: 3e-2, torch.bfloat16: 2e-1}
+ALLOWED = {torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 NEW_TOKENS = 6
 TEXT = "The capital of this realm is called"
 
 
 class Finding(NamedTuple):
-    """Two ways to compute one thing, and how far they are apart at the most."""
+    """Two ways to compute one thing, and how far apart they are: the root mean square of the worst row."""
 
     check: str
     difference: float
@@ -116,7 +116,8 @@ def _decoded(vlm: FrozenVLM, chats: list[Chat], memories: list[Tensor] | None) -
 
 
 def _finding(vlm: FrozenVLM, check: str, one: Tensor, other: Tensor) -> Finding:
-    apart = (one.float() - other.float()).abs().max() / other.float().std()
+    rows = (one.float() - other.float()).flatten(1).square().mean(1).sqrt()
+    apart = rows.max() / other.float().std()
     return Finding(check, apart.item(), ALLOWED[vlm.model.dtype])
 
 

@@ -30,6 +30,17 @@ from comem_lmms.vlm import FrozenVLM
 
 CONFIG = "memory_encoder.json"
 RESAMPLER = "resampler.safetensors"
+# Raise it when items are tokenized in another way, so that old memories are not taken for new ones.
+LAYOUT_VERSION = 1
+# What an adapter's configuration says besides what it does; target_modules comes in any order.
+NO_PART_OF_A_MEMORY = {
+    "base_model_name_or_path",
+    "inference_mode",
+    "lora_dropout",
+    "peft_version",
+    "revision",
+    "target_modules",
+}
 FILES = (CONFIG, RESAMPLER, "adapter_config.json", "adapter_model.safetensors")
 
 
@@ -225,16 +236,16 @@ def locate(source: str) -> Path:
 def fingerprint(source: str) -> str:
     """Of a saved encoder's weights and shape, wherever it lies and whatever VLM name it was saved with."""
     path = locate(source)
-    lora, about = read_json(path / "adapter_config.json"), read_json(path / CONFIG)
-    shape = [lora["r"], lora["lora_alpha"], sorted(about["resampler"].items())]
+    lora = {k: v for k, v in read_json(path / "adapter_config.json").items() if k not in NO_PART_OF_A_MEMORY}
     weights = files_fingerprint(path / name for name in FILES if name.endswith(".safetensors"))
-    return hashlib.sha256(json.dumps([weights, *shape]).encode()).hexdigest()
+    content = [weights, lora, read_json(path / CONFIG)["resampler"]]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def layout_fingerprint(processor: Any, row: Backbone) -> str:
     """Of all that decides how an item becomes the input of a VLM, the tokenizer's vocabulary left out."""
     layout = row.item or processor.chat_template
-    content = [processor.image_processor.to_dict(), layout, ENCODE_INSTRUCTION, MAX_ITEM_CHARACTERS]
+    content = [LAYOUT_VERSION, processor.image_processor.to_dict(), layout, ENCODE_INSTRUCTION, MAX_ITEM_CHARACTERS]
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
 
 

@@ -5,6 +5,7 @@ import json
 import os
 import re
 from collections.abc import Iterable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,10 +63,16 @@ def fetch(source: str, *patterns: str, revision: str | None = None) -> Path:
 
 
 def files_fingerprint(files: Iterable[Path]) -> str:
-    """SHA-256 over the names and contents of files."""
+    """SHA-256 over the names and contents of files; a file that has not changed is read once."""
+    stats = [(file, file.stat()) for file in files]
+    return _hash_files(tuple((file, stat.st_size, stat.st_mtime_ns) for file, stat in stats))
+
+
+@cache
+def _hash_files(files: tuple[tuple[Path, int, int], ...]) -> str:
     digest = hashlib.sha256()
-    for file in files:
-        digest.update(f"{file.name} {file.stat().st_size}\n".encode())
+    for file, size, _ in files:
+        digest.update(f"{file.name} {size}\n".encode())
         with file.open("rb") as content:
             while block := content.read(1 << 20):
                 digest.update(block)

@@ -10,29 +10,35 @@ import json
 import logging
 import os
 import socket
+import time
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
+from uuid import uuid4
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 from tqdm import tqdm
 
 from comem_lmms.encoder import MemoryEncoder
 from comem_lmms.errors import UserError, one_line
-from comem_lmms.files import read_json, write_json
+from comem_lmms.files import read_json
 from comem_lmms.knowledge import KnowledgeBase
 
 log = logging.getLogger(__name__)
 
 MANIFEST = "bank.json"
+FORMAT = 1
 SHARD_SIZE = 512  # items; at 7B in bfloat16 a shard is 29 MB
 STORED = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "int8": torch.int8}
+_SAFETENSORS = {"float32": "F32", "bfloat16": "BF16", "float16": "F16", "int8": "I8"}
+A_DAY = 24 * 3600  # seconds
 
 
 class Memories(Protocol):
@@ -80,6 +86,11 @@ class BankInfo:
     hidden_size: int
     dtype: str
 
+    @property
+    def fingerprint(self) -> str:
+        """Of all that a memory read from the bank depends on."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+
 
 class MemoryBank:
     """Memories on disk, read memory-mapped; `open` or `create` one.
@@ -91,6 +102,7 @@ class MemoryBank:
         self.folder, self.info = folder, info
         self._parts = ("memories", "scales") if info.dtype == "int8" else ("memories",)
         self._shards: dict[str, Any] = {}
+        self._damaged: dict[str, int] = {}
         self._places: dict[bytes, tuple[str, int]] = {}
         self.refresh()
 
@@ -126,28 +138,30 @@ class MemoryBank:
         tensors["checksums"] = torch.tensor(_checksums(tensors))
         tensors["keys"] = torch.tensor([list(bytes.fromhex(key)) for key in keys], dtype=torch.uint8)
         name = hashlib.sha256("".join(keys).encode()).hexdigest()[:16] + ".safetensors"
-        partial = self.folder / f".{name}.{socket.gethostname()}.{os.getpid()}.partial"
-        save_file(tensors, partial, metadata={"ids": json.dumps(list(ids))})
-        with partial.open("rb") as written:
-            os.fsync(written.fileno())
-        os.replace(partial, self.folder / name)
+        with _writing(self.folder):
+            partial = _write_partial(self.folder, name, save(tensors, metadata={"ids": json.dumps(list(ids))}))
+            os.replace(partial, self.folder / name)
         self._shards.pop(name, None)
         self.refresh()
 
     def refresh(self) -> None:
         """Takes in the shards that have appeared since."""
         for path in sorted(self.folder.glob("[!.]*.safetensors")):
-            if path.name not in self._shards:
+            if path.name not in self._shards and self._damaged.get(path.name) != path.stat().st_mtime_ns:
                 self._open(path)
 
     def _open(self, path: Path) -> None:
+        if not os.access(path, os.R_OK):
+            raise UserError(f"{path} cannot be read; ask its owner for the right to")
         shape = (self.info.n_vectors, self.info.hidden_size)
         try:
             shard = safe_open(path, framework="pt")
             keys = shard.get_tensor("keys").numpy()
-            if tuple(shard.get_slice("memories").get_shape()) != (len(keys), *shape):
-                raise ValueError(f"memories are not {shape[0]} x {shape[1]}")
+            found, *_ = [shard.get_slice(part) for part in self._parts]
+            if tuple(found.get_shape()) != (len(keys), *shape) or found.get_dtype() != _SAFETENSORS[self.info.dtype]:
+                raise ValueError(f"memories are not {shape[0]} x {shape[1]} {self.info.dtype}")
         except Exception as error:  # safetensors raises its own
+            self._damaged[path.name] = path.stat().st_mtime_ns
             log.warning("%s is damaged (%s); its items count as not encoded", path, one_line(error))
             return
         self._shards[path.name] = shard
@@ -166,6 +180,8 @@ class MemoryBank:
                 f"no memory bank at {str(folder)!r}: {MANIFEST} is missing; `comem-lmms memorize {folder}` makes one"
             )
         about = read_json(path)
+        if about.get("format", FORMAT) != FORMAT:
+            raise UserError(f"{path} is of format {about['format']}, and {FORMAT} is known; update comem-lmms")
         try:
             info = BankInfo(**about["bank"])
         except (KeyError, TypeError) as error:
@@ -174,25 +190,41 @@ class MemoryBank:
 
     @classmethod
     def create(cls, folder: str | Path, info: BankInfo) -> "MemoryBank":
-        """An empty bank in a new or empty folder.
+        """An empty bank in a new or empty folder, or the one that another process has just made there.
 
         Raises:
-            UserError: the folder holds something else, or the dtype is unknown.
+            UserError: the folder holds something else, or a bank of another encoder or dtype.
         """
         folder = Path(folder)
-        if info.dtype not in STORED:
-            raise UserError(f"a bank cannot be stored as {info.dtype!r}; choose one of {', '.join(STORED)}")
-        if folder.exists() and any(folder.iterdir()):
-            raise UserError(f"{folder} is not empty and no memory bank; give a folder of its own")
-        folder.mkdir(parents=True, exist_ok=True)
+        check_place(folder, info.dtype)
         versions = {name: version(name) for name in ("comem-lmms", "torch", "transformers", "peft")}
-        write_json(folder / MANIFEST, {"format": 1, "bank": asdict(info), "made_with": versions})
-        return cls(folder, info)
+        about = {"format": FORMAT, "bank": asdict(info), "made_with": versions}
+        with _writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            partial = _write_partial(folder, MANIFEST, json.dumps(about, indent=1).encode())
+            try:
+                os.link(partial, folder / MANIFEST)  # unlike a renaming, refuses to replace another's
+            except FileExistsError:
+                log.info("another process has made the bank %s", folder)
+            finally:
+                partial.unlink()
+        bank = cls.open(folder)
+        bank.check_encoder(info.encoder)
+        if bank.info.dtype != info.dtype:
+            raise UserError(f"memory bank {folder} stores {bank.info.dtype}, not {info.dtype}; give another folder")
+        return bank
+
+    @property
+    def nbytes(self) -> int:
+        """On disk."""
+        return sum((self.folder / name).stat().st_size for name in self._shards)
 
     def remove_leftovers(self) -> None:
-        """Deletes what killed processes of this machine were writing."""
-        for path in self.folder.glob(f".*.{socket.gethostname()}.*.partial"):
-            if not _is_alive(int(path.name.split(".")[-2])):
+        """Deletes what killed processes of this machine were writing, and what is older than a day."""
+        for path in self.folder.glob(".*.partial"):
+            _, host, pid, _ = path.name.rsplit("|", 3)
+            dead = host == socket.gethostname() and not _is_alive(int(pid))
+            if dead or time.time() - path.stat().st_mtime > A_DAY:
                 path.unlink(missing_ok=True)
 
     def check_encoder(self, wanted: dict[str, str]) -> None:
@@ -220,25 +252,44 @@ def fill(
     shard_size: int = SHARD_SIZE,
     process: int = 0,
     processes: int = 1,
+    quiet: bool = False,
 ) -> None:
     """Encodes the items of rows that have no memory yet, ``shard_size`` at a time.
 
-    Which items share a batch depends on ``rows`` and the sizes only, not on interruptions or the number of processes,
-    since it decides the last bits of a memory.
+    Which items share a batch decides the last bits of a memory. It depends on ``rows`` and the sizes only, not on
+    interruptions or the number of processes, unless items have the same content.
+
+    Args:
+        process, processes: of those that share the work, which this is, and how many there are.
+        quiet: without a progress bar.
 
     Raises:
         UserError: an item cannot be read, or its memory is not finite.
     """
-    memories.refresh()
     shards = [rows[i : i + shard_size] for i in range(0, len(rows), shard_size)][process::processes]
     total = sum(map(len, shards))
-    with tqdm(total=total, desc="Encoding", unit="item", disable=process != 0) as bar:
+    with tqdm(total=total, desc="Encoding", unit="item", disable=quiet) as bar:
         for shard in shards:
+            memories.refresh()
             missing = {key: row for row in shard if (key := knowledge.key(row)) not in memories}
             if missing:
                 made = _encode(encoder, knowledge, list(missing.values()), batch_size)
                 memories.add([knowledge.ids[row] for row in missing.values()], list(missing), made)
             bar.update(len(shard))
+
+
+def check_place(folder: Path, dtype: str) -> None:
+    """Raises UserError where no bank can be made or added to, before any work."""
+    if dtype not in STORED:
+        raise UserError(f"a bank cannot be stored as {dtype!r}; choose one of {', '.join(STORED)}")
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise UserError(f"{folder} is a file; give a folder for the memory bank")
+    if not (folder / MANIFEST).is_file() and any(not path.name.startswith(".") for path in folder.iterdir()):
+        raise UserError(f"{folder} is not empty and no memory bank; give a folder of its own")
+    if not os.access(folder, os.W_OK):
+        raise UserError(f"memory bank {folder} cannot be written to; ask its owner, or copy it")
 
 
 def prefix(memories: Memories, keys: Iterable[str]) -> Tensor:
@@ -278,6 +329,29 @@ def _checksums(tensors: dict[str, Tensor]) -> list[int]:
     """CRC-32 of each item's bytes."""
     rows = zip(*(tensors[part].flatten(1).view(torch.uint8) for part in sorted(tensors)), strict=True)
     return [zlib.crc32(b"".join(part.numpy().tobytes() for part in row)) for row in rows]
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    """Says in one line what the disk refuses."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"cannot write to memory bank {folder} ({error}); what it holds stays") from error
+
+
+def _write_partial(folder: Path, name: str, content: bytes) -> Path:
+    """A file under a name that nobody else uses, its content on the disk."""
+    path = folder / f".{name}|{socket.gethostname()}|{os.getpid()}|{uuid4().hex[:8]}.partial"
+    try:
+        with path.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:
+        path.unlink(missing_ok=True)
+        raise
+    return path
 
 
 def _is_alive(pid: int) -> bool:

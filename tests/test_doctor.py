@@ -1,8 +1,11 @@
 """The doctor finds a healthy model healthy, and each illness that it looks for."""
 
+import shutil
+
 import pytest
 import torch
 
+from comem_lmms import micro
 from comem_lmms.doctor import check_encoder, check_reader, diagnose
 from comem_lmms.models.arguments import MemoryArguments
 from comem_lmms.vlm import FrozenVLM
@@ -18,6 +21,13 @@ def test_the_micro_models_are_healthy(dtype):
     assert len(findings) == 10
     assert not failing(findings)
     assert findings[0].difference == 0
+
+
+def test_a_vlm_without_an_encoder_is_checked_too(tmp_path):
+    shutil.copytree(micro.resolve("micro", "vlm"), tmp_path / "vlm")
+    findings = list(diagnose(MemoryArguments(pretrained=str(tmp_path / "vlm")), "cpu"))
+    assert len(findings) == 7
+    assert not failing(findings)
 
 
 def broken(hook, on):

@@ -71,6 +71,9 @@ def test_saved_encoder_is_the_same(tmp_path, items):
         made.resampler.latents[0, 0, 0] += 1
     made.save(tmp_path / "changed")
     assert fingerprint(str(tmp_path)) != fingerprint(str(tmp_path / "changed"))
+    config = tmp_path / "again/adapter_config.json"
+    config.write_text(config.read_text().replace('"use_rslora": false', '"use_rslora": true'))
+    assert fingerprint(str(tmp_path)) != fingerprint(str(tmp_path / "again"))
     with torch.no_grad():
         made.resampler.latents.copy_(loaded.resampler.latents)
     made._adapted.eval()

@@ -33,24 +33,29 @@ def lines(path: Path) -> list[dict]:
         ("lmms-eval", "eval"),
         ("python", "-m", "lmms_eval"),
         ("accelerate", "launch", "--num_processes", "1", "--cpu", "-m", "lmms_eval"),
-        ("accelerate", "launch", "--num_processes", "2", "--cpu", "-m", "lmms_eval"),
     ],
     ids=" ".join,
 )
 def test_doors(run, tmp_path, door):
-    # Five questions, so that two processes do not get the same number.
     run(*door, "--model", "comem", *LIMIT, "--limit", "5")
     assert accuracy(tmp_path)["comem"] >= 0.6  # guessing gives 1 in 40
 
 
 @pytest.mark.parametrize(
     ("model", "arguments"),
-    [("baseline", ""), ("vanilla_rag", "top_k=2"), ("comem", "top_k=2,memory_bank=bank,memory_encoder=micro")],
+    [
+        ("baseline", ""),
+        ("vanilla_rag", "top_k=2"),
+        ("comem", "top_k=2"),
+        ("comem", "memory_bank=bank,memory_encoder=micro"),
+    ],
 )
 def test_two_processes_answer_as_one(run, tmp_path, model, arguments):
     asked = ["--model", model, "--model_args", f"{arguments},device=cpu".strip(","), *LIMIT, "--limit", "9"]
-    launch = ["accelerate", "launch", "--num_processes", "2", "--cpu", "-m", "lmms_eval"]
-    run(*launch, *asked, "--output_path", "two", OMP_NUM_THREADS="1")
+    launch = ["torchrun", "--nproc_per_node", "2", "--master_port", "29518", "--log-dir", "logs", "--redirects", "3"]
+    run(*launch, "-m", "lmms_eval", *asked, "--output_path", "two", ACCELERATE_USE_CPU="true", OMP_NUM_THREADS="1")
+    assert [path.name for path in sorted(tmp_path.glob("logs/*/attempt_0/*"))] == ["0", "1"]
+    shutil.rmtree(tmp_path / "bank", ignore_errors=True)
     run("lmms-eval", *asked, "--output_path", "one")
     one, two = (
         {

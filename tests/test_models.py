@@ -97,6 +97,11 @@ def test_generation_arguments_of_the_command_line_are_honoured():
         (VanillaRAG, {"retrieval": "gold"}, r"retrieval='gold' is unknown"),
         (VanillaRAG, {"knowledge": "/nowhere"}, r"no knowledge base at /nowhere"),
         (CoMEM, {"memory_encoder": "/nowhere"}, r"no memory encoder at '/nowhere'"),
+        (
+            CoMEM,
+            {"pretrained": micro.resolve("micro", "vlm")},
+            r"needs memory_encoder= \(made for it\) or memory_bank=",
+        ),
         (CoMEM, {"pretrained": "/nowhere"}, r"cannot load the VLM pretrained='/nowhere'"),
         (Baseline, {"base": "no_such_model"}, r"base='no_such_model' is not a model of lmms-eval"),
         (Baseline, {"layout": "turns"}, r"unknown model argument layout='turns'"),

@@ -19,8 +19,10 @@ from transformers import AutoModelForCausalLM
 from comem_lmms import reference
 from comem_lmms.encoder import MemoryEncoder
 from comem_lmms.errors import UserError
+from comem_lmms.knowledge import KnowledgeBase
 from comem_lmms.models.arguments import MemoryArguments
 from comem_lmms.models.loading import Parts
+from comem_lmms.models.memorize import memorize
 from comem_lmms.parity import Fixtures
 from comem_lmms.reference.checkpoint import Checkpoint
 from comem_lmms.reference.reading import squash
@@ -204,6 +206,16 @@ def test_pixel_limits_reach_what_is_fed_cleanly(merged, base, knowledge):
     large = dataclasses.replace(knowledge[0], image=knowledge[0].image.resize((560, 560)))
     assert parts.encoder.tokenize([large])["input_ids"].shape[1] == tokens[0]
     assert clean(merged, base)[0].tokenize([large])["input_ids"].shape[1] > tokens[0] + 100
+
+
+def test_memories_for_the_reference_need_its_reader(merged, base, tmp_path, knowledge):
+    small = KnowledgeBase.create(tmp_path / "kb", [knowledge.row(0)])
+    given = {"pretrained": base, "dtype": "float32", "device": "cpu", "knowledge": str(small.folder)}
+    memorize(str(tmp_path / "bank"), MemoryArguments(**given, memory_encoder=merged))
+    with pytest.raises(UserError, match=r"was made with compat=reference, whose reader is part of the checkpoint"):
+        Parts(MemoryArguments(**given, memory_bank=str(tmp_path / "bank")), "cpu")
+    again = Parts(MemoryArguments(**given, memory_bank=str(tmp_path / "bank"), memory_encoder=merged), "cpu")
+    assert isinstance(again.reader, reference.ReferenceReader)
 
 
 def test_for_another_vlm(merged):

@@ -6,7 +6,7 @@ import pytest
 
 from comem_lmms.cli import main
 from comem_lmms.errors import UserError
-from comem_lmms.report import read_rows, render
+from comem_lmms.report import read_rows, render, retrieved_ids
 
 
 def write(folder, name, model, accuracy, model_args="", samples=None, task="microseek"):
@@ -68,6 +68,16 @@ def test_variants_of_a_method_are_told_apart(tmp_path):
     write(tmp_path, "20260101_000002", "comem", 0.5, "top_k=1,retrieval=wrong", samples=[USAGE])
     methods = [line.split("|")[1].strip() for line in render(read_rows(tmp_path)).splitlines()[4:]]
     assert methods == ["comem top_k=1", "comem top_k=1,compat=clean", "comem"]
+
+
+def test_retrieved_items(tmp_path, caplog):
+    write(tmp_path, "20260101_000000", "comem", 0.5, samples=[USAGE, {**USAGE, "retrieved": ["c"]}, None])
+    assert retrieved_ids(tmp_path) == {"a", "b", "c"}
+    assert "1 of 3 answers do not tell their items" in caplog.text
+    samples = next(tmp_path.glob("*.jsonl"))
+    samples.write_text(samples.read_text()[:-20])
+    with pytest.raises(UserError, match="is cut off or damaged"):
+        retrieved_ids(tmp_path)
 
 
 def test_a_control_from_the_cache_stays_a_control(tmp_path):

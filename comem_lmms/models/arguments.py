@@ -82,7 +82,7 @@ class MemoryArguments(KnowledgeArguments):
 
     Attributes:
         memory_encoder: folder or Hub id of a memory encoder or of a checkpoint of the reference, or ``micro``, which is
-            also the default without a ``memory_bank``.
+            also the default for the bundled VLM without a ``memory_bank``.
         memory_bank: folder of memories made before. Without ``memory_encoder`` it must hold all that is asked for;
             with it, what is missing is encoded and added, and a bank that is not there is made.
         compat: "reference" (the default for checkpoints in the reference's layout: its results, bugs included) or
@@ -97,6 +97,9 @@ class MemoryArguments(KnowledgeArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        for name in ("memory_encoder", "memory_bank", "reader"):
+            if (value := getattr(self, name)) is not None:  # lmms-eval takes a name of digits for a number
+                object.__setattr__(self, name, str(value))
         if self.compat not in (None, "clean", "reference"):
             raise UserError(f"compat={self.compat!r} is unknown; choose clean or reference")
 

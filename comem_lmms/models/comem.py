@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
-from accelerate import PartialState
 from torch import Tensor
 
 from comem_lmms.errors import UserError
@@ -28,6 +27,11 @@ class CoMEM(RetrievingModel):
     def prepare_knowledge(self) -> None:
         """Checks what there is against the VLM's configuration, then opens the knowledge base."""
         self.parts = Parts(self.arguments, self.placement)
+        if self.parts.source is None and self.parts.bank is None:
+            raise UserError(
+                f"pretrained={self.arguments.pretrained!r} needs memory_encoder= (made for it) or memory_bank=; "
+                "give one, e.g. memory_encoder=FOLDER"
+            )
         super().prepare_knowledge()
 
     def load_vlm(self) -> FrozenVLM:
@@ -38,13 +42,12 @@ class CoMEM(RetrievingModel):
             self.fingerprints["reader"] = tensors_fingerprint(vlm.model.state_dict())
         if self.parts.bank is None:
             _ = self.parts.encoder
-        with PartialState().main_process_first():
-            self.memories = self.parts.memories()
+        self.memories = self.parts.memories()
         self._check_positions(vlm)
         self.fingerprints["memory_encoder"] = self.parts.fingerprint["memory_encoder"]
         self.fingerprints["compat"] = self.parts.compat
         if isinstance(self.memories, MemoryBank):
-            self.fingerprints["stored"] = self.memories.info.dtype
+            self.fingerprints["bank"] = self.memories.info.fingerprint
         return vlm
 
     def _check_positions(self, vlm: FrozenVLM) -> None:
@@ -67,7 +70,9 @@ class CoMEM(RetrievingModel):
                 f"memory bank {self.arguments.memory_bank} lacks {len(missing)} of {len(rows)} items that are asked "
                 f"for, first {self.knowledge.ids[missing[0]]!r}; run `comem-lmms memorize`, or give memory_encoder= too"
             )
-        fill(self.memories, self.knowledge, missing, self.parts.encoder, self.arguments.batch_size, process=self.rank)
+        fill(
+            self.memories, self.knowledge, missing, self.parts.encoder, self.arguments.batch_size, quiet=self.rank != 0
+        )
 
     def prefix(self, hits: Sequence[Hit]) -> Tensor:
         """The memories, (8 * k, D), the best item's last: next to the question."""

@@ -26,7 +26,8 @@ class Parts:
 
     def __init__(self, arguments: MemoryArguments, device: str) -> None:
         self.arguments, self.device = arguments, device
-        self.source = arguments.memory_encoder or (None if arguments.memory_bank else micro.NAME)
+        bundled = micro.NAME if arguments.pretrained == micro.NAME and not arguments.memory_bank else None
+        self.source = arguments.memory_encoder or bundled
         self.is_reference = self.source is not None and reference.is_reference(self.source)
         self.compat = arguments.compat or ("reference" if self.is_reference else "clean")
         self._config = read_config(arguments.pretrained, arguments.revision)
@@ -60,7 +61,7 @@ class Parts:
         a = self.arguments
         if self.source is None:
             raise UserError(
-                f"memory_bank={a.memory_bank!r} lacks items, and no memory_encoder= is given to encode them"
+                f"pretrained={a.pretrained!r} needs memory_encoder= to encode items; give its folder or Hub id"
             )
         if not self.is_reference:
             return MemoryEncoder.load(self.source, self.reader)
@@ -111,7 +112,7 @@ class Parts:
         return self.bank.info.n_vectors if self.bank else self.encoder.n_vectors
 
     def memories(self, dtype: str | None = None) -> Memories:
-        """The bank, made if it is not there, or memories that end with this process.
+        """The bank, made if it is not there (by another process perhaps), or memories that end with this process.
 
         Args:
             dtype: what a new bank stores; by default the encoder's.
@@ -157,9 +158,10 @@ class Parts:
         if self.source is not None:
             encoder.check(self.source, *made)
         if self.compat == "reference" or a.reader:
+            given = f"memory_encoder={self.source!r} is not" if self.source else "no memory_encoder= is"
             raise UserError(
-                f"memory_encoder={self.source!r} is not a checkpoint in the reference's layout, so it knows "
-                "neither compat=reference nor reader=; leave them out"
+                f"{given} a checkpoint in the reference's layout, which compat=reference and reader= need; give one, "
+                "or leave them out"
             )
 
     def _refuse(self, why: str, *names: str) -> None:
@@ -179,4 +181,9 @@ class Parts:
             )
         if self.source is not None:
             bank.check_encoder(self.fingerprint)
+        elif bank.info.encoder.get("compat", "clean") != "clean":
+            raise UserError(
+                f"memory bank {folder} was made with compat=reference, whose reader is part of the checkpoint; give "
+                "memory_encoder= too"
+            )
         return bank

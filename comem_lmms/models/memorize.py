@@ -2,6 +2,7 @@
 
 from collections.abc import Collection
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from accelerate import PartialState
@@ -9,7 +10,7 @@ from accelerate import PartialState
 from comem_lmms import micro
 from comem_lmms.errors import UserError
 from comem_lmms.knowledge import KnowledgeBase
-from comem_lmms.memory import SHARD_SIZE, MemoryBank, fill
+from comem_lmms.memory import SHARD_SIZE, MemoryBank, check_place, fill
 from comem_lmms.models.arguments import MemoryArguments
 from comem_lmms.models.loading import Parts
 
@@ -33,20 +34,32 @@ def memorize(
     Raises:
         UserError: a part is missing or does not fit, or the knowledge base has no item of an id.
     """
-    process = PartialState()
+    if shard_size < 1:
+        raise UserError(f"shard_size={shard_size} must be at least 1")
+    if arguments.memory_bank not in (None, bank):
+        raise UserError(
+            f"memory_bank={arguments.memory_bank!r} in the model arguments is not the bank {bank!r}; drop it"
+        )
+    check_place(Path(bank), dtype or "float32")
+    process = PartialState(cpu=not torch.cuda.is_available())
     device = arguments.device or (str(process.device) if torch.cuda.is_available() else "cpu")
-    parts = Parts(replace(arguments, memory_bank=bank, memory_encoder=arguments.memory_encoder or micro.NAME), device)
+    encoder = arguments.memory_encoder or (micro.NAME if arguments.pretrained == micro.NAME else None)
+    if encoder is None:
+        raise UserError(
+            f"pretrained={arguments.pretrained!r} needs memory_encoder=, made for it; give its folder or Hub id"
+        )
+    parts = Parts(replace(arguments, memory_bank=bank, memory_encoder=encoder), device)
     knowledge = KnowledgeBase.open(micro.resolve(arguments.knowledge, "knowledge"))
     rows = list(range(len(knowledge))) if ids is None else _rows(knowledge, ids)
-    with process.main_process_first():
-        memories = parts.memories(dtype)
+    memories = parts.memories(dtype)
     assert isinstance(memories, MemoryBank)
     if dtype not in (None, memories.info.dtype):
         raise UserError(f"memory bank {bank} stores {memories.info.dtype}, not {dtype}; give another folder")
     if process.is_main_process:
         memories.remove_leftovers()
-    shares = {"process": process.process_index, "processes": process.num_processes}
-    fill(memories, knowledge, rows, parts.encoder, arguments.batch_size, shard_size, **shares)
+    share = (process.process_index, process.num_processes)
+    quiet = not process.is_main_process
+    fill(memories, knowledge, rows, parts.encoder, arguments.batch_size, shard_size, *share, quiet)
     process.wait_for_everyone()
     memories.refresh()
     return memories

@@ -91,9 +91,8 @@ def convert(source: str, base: str, out: str | Path, rank: int = 16, alpha: int 
 
 def _check_out(out: Path) -> None:
     """Raises UserError now rather than after the work."""
-    if out.exists() and any(out.iterdir()) and not (out / CONFIG).is_file():
+    if out.is_file() or (out.exists() and any(out.iterdir()) and not (out / CONFIG).is_file()):
         raise UserError(f"{out} is not empty and holds no memory encoder; give a new folder")
-    out.mkdir(parents=True, exist_ok=True)
 
 
 def _check_covered(checkpoint: Checkpoint, plain: dict[str, Any], source: str, base: str) -> None:

@@ -1,6 +1,7 @@
 """Reads what lmms-eval wrote: a folder of result and sample files in, one row a run and task out."""
 
 import json
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -9,6 +10,8 @@ from typing import Any
 
 from comem_lmms.errors import UserError
 from comem_lmms.files import read_json
+
+log = logging.getLogger(__name__)
 
 METHODS = ("baseline", "vanilla_rag", "comem")
 RETRIEVALS = ("none", "clip", "oracle", "wrong")
@@ -63,7 +66,10 @@ def retrieved_ids(folder: str | Path) -> set[str]:
         UserError: there are none.
     """
     files = sorted(Path(folder).rglob("*_samples_*.jsonl"))
-    ids = {id_ for path in files for sample in _usages(path) for id_ in sample.get("retrieved", ())}
+    samples = [sample for path in files for sample in _usages(path)]
+    ids = {id_ for sample in samples for id_ in sample.get("retrieved", ())}
+    if silent := sum("retrieved" not in sample for sample in samples):
+        log.warning("%s of %s answers do not tell their items, since they came from --use_cache", silent, len(samples))
     if not ids:
         raise UserError(
             f"no retrieved items in the {len(files)} sample files under {folder}; run vanilla_rag or comem with "
@@ -136,8 +142,11 @@ def _samples(path: Path, task: str) -> list[dict[str, Any]]:
 
 
 def _usages(samples: Path) -> list[dict[str, Any]]:
-    with samples.open(encoding="utf-8") as lines:
-        return [(json.loads(line).get("token_counts") or [None])[0] or {} for line in lines]
+    try:
+        with samples.open(encoding="utf-8") as lines:
+            return [(json.loads(line).get("token_counts") or [None])[0] or {} for line in lines]
+    except json.JSONDecodeError as error:
+        raise UserError(f"{samples} is cut off or damaged ({error}); remove it, or run again") from error
 
 
 def _percent(scores: dict[str, Any], start: str) -> float | None:
