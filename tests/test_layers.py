@@ -14,6 +14,8 @@ ORDER = (
     "comem_lmms.records",
     "comem_lmms.micro",
     "comem_lmms.scoring",
+    "comem_lmms.linking",
+    "comem_lmms.scoring.replay",
     "comem_lmms.prompts",
     "comem_lmms.knowledge",
     "comem_lmms.retrieval",
@@ -42,8 +44,8 @@ NOT_FOR_TRAINING = {
     "comem_lmms.report",
     "comem_lmms.cli",
 }
-LIGHT = ("comem_lmms.plugin", "comem_lmms.scoring", "comem_lmms.records", "comem_lmms.prompts")
-HEAVY = {"torch", "transformers", "peft", "datasets", "faiss", "open_clip", "lmms_eval"}
+LIGHT = ("comem_lmms.plugin", "comem_lmms.scoring", "comem_lmms.linking", "comem_lmms.records", "comem_lmms.prompts")
+HEAVY = {"torch", "transformers", "tokenizers", "peft", "datasets", "faiss", "open_clip", "lmms_eval"}
 
 
 def sources() -> dict[str, Path]:
@@ -70,9 +72,8 @@ def imports(path: Path, top_only: bool = False) -> set[str]:
 def house(name: str) -> str:
     """The line of ORDER (or neighbour) that a module belongs to."""
     parts = name.split(".")
-    part = ".".join(parts[:2])
     known = set(ORDER) | {"comem_lmms.tasks", "comem_lmms.training"}
-    return part if part in known else "comem_lmms"
+    return next((part for n in (3, 2) if (part := ".".join(parts[:n])) in known), "comem_lmms")
 
 
 def test_imports_point_downwards():
