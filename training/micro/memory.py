@@ -74,6 +74,14 @@ def losses(encoder: MemoryEncoder, seed: int, steps: int) -> Iterator[Tensor]:
         yield cross_entropy(*predict(encoder, rng, realms, stage, k))
 
 
+def choosing_losses(encoder: MemoryEncoder, seed: int) -> Iterator[Tensor]:
+    """One loss a step, for ever: full pages, one to three memories, three in half of the steps."""
+    rng = RandomState(seed + 1)
+    realms = training_realms(seed, N_REALMS)
+    while True:
+        yield cross_entropy(*predict(encoder, rng, realms, FULL, int(rng.choice([1, 2, 3], p=[0.2, 0.3, 0.5]))))
+
+
 @torch.inference_mode()
 def held_out(encoder: MemoryEncoder, seed: int, batches: int) -> dict[str, float]:
     """Answer tokens foretold right, in percent, with one to three memories, on realms that training did not show."""
@@ -101,6 +109,7 @@ def main() -> None:
     torch.manual_seed(args.seed)
     encoder = MemoryEncoder.create(FrozenVLM.load(args.vlm, device="cpu"), RESAMPLER, dropout=0.0)
     curve = train(encoder.parameters(), losses(encoder, args.seed, args.steps), args.steps, args.lr)
+    curve += train(encoder.parameters(), choosing_losses(encoder, args.seed), 4 * args.steps // 5, 0.75 * args.lr)
     encoder.save(args.out)
     settings = {"seed": args.seed, "steps": args.steps, "lr": args.lr}
     write_log(args.out, settings, curve, **held_out(encoder, args.seed, HELD_OUT))
