@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, TypeVar
 
+from comem_lmms import micro
 from comem_lmms.errors import UserError
 from comem_lmms.prompts import LAYOUTS
 
@@ -102,6 +103,11 @@ class MemoryArguments(KnowledgeArguments):
                 object.__setattr__(self, name, str(value))
         if self.compat not in (None, "clean", "reference"):
             raise UserError(f"compat={self.compat!r} is unknown; choose clean or reference")
+
+    @property
+    def encoder(self) -> str | None:
+        """The memory encoder, by default the bundled one for the bundled VLM."""
+        return self.memory_encoder or (micro.NAME if self.pretrained == micro.NAME else None)
 
 
 def parse(kind: type[T], given: Mapping[str, Any]) -> T:

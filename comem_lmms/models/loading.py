@@ -4,7 +4,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from comem_lmms import encoder, micro, reference
+from comem_lmms import encoder, reference
 from comem_lmms.backbones import backbone
 from comem_lmms.encoder import MemoryEncoder
 from comem_lmms.errors import UserError
@@ -26,8 +26,7 @@ class Parts:
 
     def __init__(self, arguments: MemoryArguments, device: str) -> None:
         self.arguments, self.device = arguments, device
-        bundled = micro.NAME if arguments.pretrained == micro.NAME and not arguments.memory_bank else None
-        self.source = arguments.memory_encoder or bundled
+        self.source = arguments.memory_encoder if arguments.memory_bank else arguments.encoder
         self.is_reference = self.source is not None and reference.is_reference(self.source)
         self.compat = arguments.compat or ("reference" if self.is_reference else "clean")
         self._config = read_config(arguments.pretrained, arguments.revision)

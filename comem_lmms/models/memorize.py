@@ -43,12 +43,11 @@ def memorize(
     check_place(Path(bank), dtype or "float32")
     process = PartialState(cpu=not torch.cuda.is_available())
     device = arguments.device or (str(process.device) if torch.cuda.is_available() else "cpu")
-    encoder = arguments.memory_encoder or (micro.NAME if arguments.pretrained == micro.NAME else None)
-    if encoder is None:
+    if arguments.encoder is None:
         raise UserError(
             f"pretrained={arguments.pretrained!r} needs memory_encoder=, made for it; give its folder or Hub id"
         )
-    parts = Parts(replace(arguments, memory_bank=bank, memory_encoder=encoder), device)
+    parts = Parts(replace(arguments, memory_bank=bank, memory_encoder=arguments.encoder), device)
     knowledge = KnowledgeBase.open(micro.resolve(arguments.knowledge, "knowledge"))
     rows = list(range(len(knowledge))) if ids is None else _rows(knowledge, ids)
     memories = parts.memories(dtype)
