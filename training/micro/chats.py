@@ -58,6 +58,13 @@ def make_chat(rng: RandomState, realms: list[Realm], stage: Stage) -> tuple[Chat
     return chat, items
 
 
+def apart(chat: Chat) -> list[Chat]:
+    """The chat's questions as a chat each, with the picture that the first of them shows."""
+    pictures = [part for part in chat[0]["content"] if part["type"] == "image"]
+    asked = [{"role": "user", "content": [*pictures, turn["content"][-1]]} for turn in chat[::2]]
+    return [[question, answer] for question, answer in zip(asked, chat[1::2], strict=True)]
+
+
 def answer_mask(input_ids: Tensor, processor: ProcessorMixin) -> Tensor:
     """True on the tokens of assistant turns, the end token included; (B, L)."""
     start = processor.tokenizer("<|im_start|>assistant\n").input_ids

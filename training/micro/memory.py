@@ -1,8 +1,8 @@
 """Trains the micro memory encoder: a micro VLM in, the adapter and resampler that compress a page into 8 vectors out.
 
-    python -m comem_lmms.training.micro.memory OUT --vlm FOLDER [--seed 1] [--steps 2000]
+    python -m comem_lmms.training.micro.memory OUT --vlm FOLDER [--seed 1] [--steps 2600]
 
-The loss is that of the frozen VLM answering questions with the memories of one to five items in front, the right one
+The loss is that of the frozen VLM answering questions with the memories of one to four items in front, the right one
 next to the question. Only the adapter and the resampler learn.
 """
 
@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from comem_lmms.training.micro.chats import Stage, answer_mask, make_chat
+from comem_lmms.training.micro.chats import Stage, answer_mask, apart, make_chat
 from comem_lmms.training.micro.common import train, training_realms, write_log
 from numpy.random import RandomState
 from torch import Tensor
@@ -31,8 +31,7 @@ N_REALMS = 256
 # Few facts first: how to put one into a vector is found there, and not at all on full pages.
 SHORT = Stage(pages=1, facts=4, questions=4, images=False, batch=48)
 LONGER = Stage(pages=1, facts=8, questions=8, images=True, batch=32)
-FULL = Stage(pages=1, facts=12, questions=8, images=True, batch=24)
-MAX_MEMORIES = 5  # in front of a question
+FULL = Stage(pages=1, facts=12, questions=4, images=True, batch=24)
 HELD_OUT = 10  # batches to measure on
 
 
@@ -41,7 +40,8 @@ def predict(
 ) -> tuple[Tensor, Tensor]:
     """What the frozen VLM makes of a batch of chats behind k memories each, the right one next to the question.
 
-    The other k - 1 are those of other chats of the batch, so each page is encoded once and read k times.
+    With pictures each question is a chat of its own, as in MicroSeek. The other k - 1 memories are those of other
+    pages of the batch, so each page is encoded once and read many times.
 
     Returns:
         Logits (n, vocabulary) of the n answer tokens, and their ids (n,).
@@ -49,8 +49,11 @@ def predict(
     vlm = encoder.vlm
     made = [make_chat(rng, realms, stage) for _ in range(stage.batch)]
     memories = encoder.forward([item for _, items in made for item in items])  # (batch, 8, D)
-    prefixes = [memories[[*_others(rng, i, stage.batch, k - 1), i]].flatten(0, 1) for i in range(stage.batch)]
-    chats = [chat for chat, _ in made]
+    chats, prefixes = [], []
+    for i, (chat, _) in enumerate(made):
+        for part in apart(chat) if stage.images else [chat]:
+            chats.append(part)
+            prefixes.append(memories[[*_others(rng, i, stage.batch, k - 1), i]].flatten(0, 1))
     texts = vlm.processor.apply_chat_template(chats, tokenize=False)
     inputs = vlm.tokenize(texts, [part["url"] for chat in chats for part in images_of(chat)])
     with vlm.prefixed(inputs, prefixes) as inputs:
@@ -64,36 +67,30 @@ def _others(rng: RandomState, i: int, batch: int, n: int) -> list[int]:
 
 
 def losses(encoder: MemoryEncoder, seed: int, steps: int) -> Iterator[Tensor]:
-    """One loss a step: short pages in the first 12 %, longer ones to 24 %, then full ones, one to five memories."""
+    """One loss a step: short pages in the first tenth, longer ones in the second, then full ones, 1 to 4 memories."""
     rng = RandomState(seed)
     realms = training_realms(seed, N_REALMS)
     for step in range(steps):
-        stage, k = FULL, int(rng.randint(1, MAX_MEMORIES + 1))
-        if step < 0.24 * steps:
-            stage, k = SHORT if step < 0.12 * steps else LONGER, 1
+        stage, k = FULL, int(rng.choice([1, 2, 3, 4], p=[0.15, 0.25, 0.45, 0.15]))
+        if step < 0.2 * steps:
+            stage, k = SHORT if step < 0.1 * steps else LONGER, 1
         yield cross_entropy(*predict(encoder, rng, realms, stage, k))
-
-
-def choosing_losses(encoder: MemoryEncoder, seed: int) -> Iterator[Tensor]:
-    """One loss a step, for ever: full pages, one to three memories, three in half of the steps."""
-    rng = RandomState(seed + 1)
-    realms = training_realms(seed, N_REALMS)
-    while True:
-        yield cross_entropy(*predict(encoder, rng, realms, FULL, int(rng.choice([1, 2, 3], p=[0.2, 0.3, 0.5]))))
 
 
 @torch.inference_mode()
 def held_out(encoder: MemoryEncoder, seed: int, batches: int) -> dict[str, float]:
-    """Answer tokens foretold right, in percent, with one to three memories, on realms that training did not show."""
+    """Answers foretold right, in percent, with one to three memories, on realms that training did not show."""
     realms = training_realms(seed + 1000, N_REALMS)
+    end = encoder.vlm.processor.tokenizer.eos_token_id
     measured = {}
     for k in (1, 2, 3):
         rng = RandomState(seed + 1000)
-        right = [
-            (logits.argmax(-1) == ids).float().mean()
-            for logits, ids in (predict(encoder, rng, realms, FULL, k) for _ in range(batches))
-        ]
-        measured[f"tokens_right_k{k}"] = 100 * torch.stack(right).mean().item()
+        right: list[bool] = []
+        for _ in range(batches):
+            logits, ids = predict(encoder, rng, realms, FULL, k)
+            lengths = (ids == end).nonzero().flatten().diff(prepend=torch.tensor([-1])).tolist()
+            right += [bool(answer.all()) for answer in (logits.argmax(-1) == ids).split(lengths)]
+        measured[f"answers_right_k{k}"] = 100 * sum(right) / len(right)
     return measured
 
 
@@ -103,13 +100,12 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--vlm", required=True, help="the VLM to make memories for: a folder, or micro")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--steps", type=int, default=2600)
     parser.add_argument("--lr", type=float, default=2e-3)
     args = parser.parse_args()
     torch.manual_seed(args.seed)
     encoder = MemoryEncoder.create(FrozenVLM.load(args.vlm, device="cpu"), RESAMPLER, dropout=0.0)
     curve = train(encoder.parameters(), losses(encoder, args.seed, args.steps), args.steps, args.lr)
-    curve += train(encoder.parameters(), choosing_losses(encoder, args.seed), 4 * args.steps // 5, 0.75 * args.lr)
     encoder.save(args.out)
     settings = {"seed": args.seed, "steps": args.steps, "lr": args.lr}
     write_log(args.out, settings, curve, **held_out(encoder, args.seed, HELD_OUT))
