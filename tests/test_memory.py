@@ -231,9 +231,11 @@ def test_readers_see_what_a_writer_adds(tmp_path):
 
 
 KILLED = """
-import os, random, signal, sys, time
+import os, random, signal, sys, threading, time
 import torch
+from tqdm import tqdm
 torch.set_num_threads(1)
+tqdm.set_lock(threading.RLock())  # its own is shared with forked children, and a killed one may hold it for ever
 from comem_lmms.models.arguments import MemoryArguments
 from comem_lmms.models.memorize import memorize
 knowledge, folder = sys.argv[1:]
