@@ -47,7 +47,7 @@ def test_memory_recipe(tmp_path, command, knowledge, monkeypatch):
     monkeypatch.setattr(memory, "HELD_OUT", 1)
     command(memory, tmp_path, "--vlm", "micro", "--steps", 4)
     measured = json.loads((tmp_path / "training.json").read_text())["measured"]
-    assert set(measured) == {"tokens_right_k1", "tokens_right_k2", "tokens_right_k3"}
+    assert set(measured) == {"answers_right_k1", "answers_right_k2", "answers_right_k3"}
     assert all(0 <= percent <= 100 for percent in measured.values())
     encoder = MemoryEncoder.load(str(tmp_path), FrozenVLM.load("micro", device="cpu"))
     assert encoder.encode([knowledge[0]]).shape == (1, 8, 160)
@@ -86,11 +86,22 @@ def test_pages_of_a_chat_state_the_same_attributes():
 def test_the_right_memory_is_the_one_next_to_the_question(encoder):
     """Shuffled memories of others in front: what the VLM foretells is about its own page, so nearly all is right."""
     measured = memory.held_out(encoder, seed=5, batches=1)
-    assert measured["tokens_right_k1"] > 90
-    assert measured["tokens_right_k3"] > 80
+    assert measured["answers_right_k1"] > 90
+    assert measured["answers_right_k3"] > 80
     for i in range(4):
         others = memory._others(RandomState(i), i, 4, 3)
         assert sorted([*others, i]) == [0, 1, 2, 3]
+
+
+def test_questions_apart_show_the_picture_each():
+    stage = training_chats.Stage(pages=1, facts=12, questions=3, images=True, batch=1)
+    chat, _ = training_chats.make_chat(RandomState(0), training_realms(1, 2), stage)
+    parts = training_chats.apart(chat)
+    assert [message for part in parts for message in part][1::2] == chat[1::2]
+    picture = chat[0]["content"][0]
+    for part, turn in zip(parts, chat[::2], strict=True):
+        assert part[0] == {"role": "user", "content": [picture, turn["content"][-1]]}
+    assert parts[0] == chat[:2]
 
 
 def test_only_answers_are_asked_for(vlm, knowledge):

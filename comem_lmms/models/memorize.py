@@ -34,19 +34,9 @@ def memorize(
     Raises:
         UserError: a part is missing or does not fit, or the knowledge base has no item of an id.
     """
-    if shard_size < 1:
-        raise UserError(f"shard_size={shard_size} must be at least 1")
-    if arguments.memory_bank not in (None, bank):
-        raise UserError(
-            f"memory_bank={arguments.memory_bank!r} in the model arguments is not the bank {bank!r}; drop it"
-        )
-    check_place(Path(bank), dtype or "float32")
+    _check(bank, arguments, dtype, shard_size)
     process = PartialState(cpu=not torch.cuda.is_available())
     device = arguments.device or (str(process.device) if torch.cuda.is_available() else "cpu")
-    if arguments.encoder is None:
-        raise UserError(
-            f"pretrained={arguments.pretrained!r} needs memory_encoder=, made for it; give its folder or Hub id"
-        )
     parts = Parts(replace(arguments, memory_bank=bank, memory_encoder=arguments.encoder), device)
     knowledge = KnowledgeBase.open(micro.resolve(arguments.knowledge, "knowledge"))
     rows = list(range(len(knowledge))) if ids is None else _rows(knowledge, ids)
@@ -62,6 +52,21 @@ def memorize(
     process.wait_for_everyone()
     memories.refresh()
     return memories
+
+
+def _check(bank: str, arguments: MemoryArguments, dtype: str | None, shard_size: int) -> None:
+    """Raises UserError for what can be known to be wrong before anything is loaded."""
+    if shard_size < 1:
+        raise UserError(f"shard_size={shard_size} must be at least 1")
+    if arguments.memory_bank not in (None, bank):
+        raise UserError(
+            f"memory_bank={arguments.memory_bank!r} in the model arguments is not the bank {bank!r}; drop it"
+        )
+    check_place(Path(bank), dtype or "float32")
+    if arguments.encoder is None:
+        raise UserError(
+            f"pretrained={arguments.pretrained!r} needs memory_encoder=, made for it; give its folder or Hub id"
+        )
 
 
 def _rows(knowledge: KnowledgeBase, ids: Collection[str]) -> list[int]:
