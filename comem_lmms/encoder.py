@@ -157,6 +157,8 @@ class MemoryEncoder:
             "resampler": asdict(self.resampler.config),
         }
         write_json(folder / CONFIG, about)
+        for weights in folder.glob("*.safetensors"):  # safetensors leaves them to their owner alone
+            weights.chmod((folder / CONFIG).stat().st_mode)
 
     @classmethod
     def create(

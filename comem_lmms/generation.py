@@ -19,22 +19,22 @@ DEFAULTS = {"max_new_tokens": 128}
 def generation_arguments(gen_kwargs: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """Splits a task's ``gen_kwargs`` into arguments of ``generate`` and the strings to stop at.
 
-    Greedy unless the task asks for ``do_sample`` or a temperature above 0. Arguments that transformers does not know
-    are dropped, and said to be.
+    Greedy unless the task asks for ``do_sample`` or a temperature above 0; a temperature of 0 is greedy whatever else
+    is asked for. Arguments that transformers does not know are dropped, and said to be.
     """
-    asked = {**DEFAULTS, **gen_kwargs}
+    asked = {key: value for key, value in gen_kwargs.items() if value is not None}
+    if "max_length" not in asked:
+        asked = {**DEFAULTS, **asked}
     until = [stop for name in ("until", "stop_strings") for stop in _strings(asked.pop(name, None))]
-    temperature = asked.get("temperature") or 0
-    sample = bool(asked.pop("do_sample", temperature > 0))
-    if not sample or not temperature:
-        asked.pop("temperature", None)
+    temperature = asked.get("temperature")
+    sample = bool(asked.pop("do_sample", temperature)) and temperature != 0  # without a temperature: the model's own
     if not sample:
         asked = {key: value for key, value in asked.items() if key not in _SAMPLING}
     known = {name for name in GenerationConfig().to_dict() if not name.startswith(("output_", "return_"))}
     unknown = sorted(set(asked) - known)
     if unknown:
         _warn(", ".join(unknown))
-    arguments = {key: value for key, value in asked.items() if key in known and value is not None}
+    arguments = {key: value for key, value in asked.items() if key in known}
     return {**arguments, "do_sample": sample}, until
 
 

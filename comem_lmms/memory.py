@@ -30,6 +30,7 @@ from comem_lmms.encoder import MemoryEncoder
 from comem_lmms.errors import UserError, one_line
 from comem_lmms.files import read_json
 from comem_lmms.knowledge import KnowledgeBase
+from comem_lmms.records import KnowledgeItem
 
 log = logging.getLogger(__name__)
 
@@ -303,13 +304,28 @@ def _encode(encoder: MemoryEncoder, knowledge: KnowledgeBase, rows: list[int], b
     made: dict[int, Tensor] = {}
     for start in range(0, len(order), batch_size):
         batch = order[start : start + batch_size]
-        encoded = encoder.encode([knowledge[rows[i]] for i in batch]).cpu()
+        items = [knowledge[rows[i]] for i in batch]
+        try:
+            encoded = encoder.encode(items).cpu()
+        except ValueError as error:  # a processor's, e.g. for an image 200 times as wide as high
+            raise UserError(f"{_culprit(encoder, items)} cannot be encoded ({one_line(error)}); mend it") from error
         for i, memory in zip(batch, encoded, strict=True):
             if not torch.isfinite(memory).all():
                 id_ = knowledge.ids[rows[i]]
-                raise UserError(f"the memory of item {id_!r} is not finite in {encoded.dtype}; try dtype=float32")
+                remedy = "the encoder is damaged" if encoded.dtype == torch.float32 else "try dtype=float32"
+                raise UserError(f"the memory of item {id_!r} is not finite in {encoded.dtype}; {remedy}")
             made[i] = memory
     return torch.stack([made[i] for i in range(len(rows))])
+
+
+def _culprit(encoder: MemoryEncoder, items: Sequence[KnowledgeItem]) -> str:
+    """Which item of a batch cannot be laid out."""
+    for item in items:
+        try:
+            encoder.tokenize([item])
+        except ValueError:
+            return f"item {item.id!r}"
+    return f"item {items[0].id!r}, or another of its batch,"
 
 
 def _store(memories: Tensor, dtype: str) -> dict[str, Tensor]:

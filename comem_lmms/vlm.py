@@ -23,7 +23,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor,
 from comem_lmms import micro
 from comem_lmms.backbones import Backbone, backbone
 from comem_lmms.errors import UserError, one_line
-from comem_lmms.files import fetch, files_fingerprint
+from comem_lmms.files import fetch, files_fingerprint, is_hub_id
 from comem_lmms.generation import StopAt, cut, generation_arguments
 from comem_lmms.images import open_image
 
@@ -35,6 +35,8 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 MARK = "ANSWER"
 # What processors give for every token besides its id, and what that is for a token of text; 0 is for padding.
 PER_TOKEN = {"attention_mask": 1, "mm_token_type_ids": 0, "token_type_ids": 0}
+# With these ``generate`` embeds a prompt in pieces, twice, or another one.
+NOT_BEHIND_MEMORY = {"prefill_chunk_size", "guidance_scale", "token_healing"}
 
 
 class Answer(NamedTuple):
@@ -89,7 +91,10 @@ class FrozenVLM:
                 location, revision=revision, dtype=dtype, attn_implementation=attn_implementation
             )
         except Exception as error:  # transformers, safetensors and huggingface_hub each raise their own
-            raise UserError(f"cannot load the VLM pretrained={pretrained!r} ({one_line(error)})") from error
+            raise UserError(
+                f"cannot load the VLM pretrained={pretrained!r} ({one_line(error)}); download it again, or change "
+                "the argument that is named"
+            ) from error
         model = model.to(placement)  # type: ignore[arg-type]
         return cls(pretrained, model, load_processor(pretrained, min_pixels, max_pixels, revision))
 
@@ -120,13 +125,17 @@ class FrozenVLM:
             gen_kwargs: of the task, ``until`` included; see `generation_arguments`.
         """
         arguments, until = generation_arguments(gen_kwargs)
+        if prefixes and (hidden := sorted(NOT_BEHIND_MEMORY & arguments.keys())):
+            raise UserError(f"generation argument {hidden[0]!r} cannot be used with memory; take it out of gen_kwargs")
         inputs = self.prepare(chats)
         lengths = inputs["attention_mask"].sum(1).tolist()
         with self.prefixed(inputs, prefixes) as inputs:
-            self._check_length(inputs, int(arguments["max_new_tokens"]))
+            self._check_length(inputs, int(arguments.get("max_new_tokens", 0)))
             prompt = inputs["input_ids"].shape[1] if "input_ids" in inputs else 0  # embeddings are not given back
             stop = StoppingCriteriaList([StopAt(until, prompt, self.processor.tokenizer)] if until else [])
             arguments = self.model_arguments({"pad_token_id": self.pad_id, **arguments})
+            if arguments.get("token_healing"):
+                arguments["tokenizer"] = self.processor.tokenizer
             output = self.model.generate(**inputs, **arguments, stopping_criteria=stop)
         new = output[:, prompt:]
         # Several sequences a chat (num_return_sequences) are an answer to a chat each; the first is the best.
@@ -340,6 +349,10 @@ def check_placement(dtype: str, device: str | None) -> torch.device:
         raise UserError(
             f"device={device!r}, but this machine has {torch.cuda.device_count()} GPUs; give another, or cpu"
         )
+    try:
+        torch.empty(1, device=placement)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # each kind of device has its own
+        raise UserError(f"device={device!r} cannot be used here ({one_line(error)}); give another, or cpu") from error
     return placement
 
 
@@ -355,7 +368,10 @@ def load_processor(
     try:
         return AutoProcessor.from_pretrained(micro.resolve(pretrained, "vlm"), revision=revision, **pixels)
     except Exception as error:
-        raise UserError(f"cannot load the processor of pretrained={pretrained!r} ({one_line(error)})") from error
+        raise UserError(
+            f"cannot load the processor of pretrained={pretrained!r} ({one_line(error)}); it needs the processor's and "
+            "the tokenizer's files beside the weights"
+        ) from error
 
 
 def read_config(pretrained: str, revision: str | None = None) -> Any:
@@ -365,6 +381,8 @@ def read_config(pretrained: str, revision: str | None = None) -> Any:
         UserError: there is no such model.
     """
     location = micro.resolve(pretrained, "vlm")
+    if not Path(location).is_dir() and not is_hub_id(location):
+        raise UserError(f"pretrained={pretrained!r} is not a folder, nor a Hub id (owner/name); give one of them")
     try:
         return AutoConfig.from_pretrained(location, revision=revision)
     except (OSError, ValueError) as error:
@@ -455,9 +473,13 @@ def per_token(inputs: BatchFeature) -> list[str]:
     return names
 
 
+_OF_A_MODEL = {".bin", ".jinja", ".json", ".model", ".py", ".safetensors", ".txt"}
+
+
 def weights_fingerprint(pretrained: str, revision: str | None = None) -> str:
     """Tells one checkpoint from another: the Hub's commit, or a hash of the files of a folder."""
     location = Path(micro.resolve(pretrained, "vlm"))
     if not location.is_dir():
         return fetch(pretrained, "config.json", revision=revision).name  # the Hub's cache has a folder a commit
-    return files_fingerprint(sorted(path for path in location.iterdir() if path.is_file()))
+    # Not the README and the like, which do not change what the model says.
+    return files_fingerprint(sorted(path for path in location.iterdir() if path.suffix in _OF_A_MODEL))

@@ -87,6 +87,13 @@ def test_saved_encoder_is_the_same(tmp_path, items):
     }
 
 
+def test_others_may_read_a_saved_encoder(encoder, tmp_path):
+    encoder.save(tmp_path / "encoder")
+    (tmp_path / "plain").write_text("")
+    modes = {path.stat().st_mode for path in [*(tmp_path / "encoder").iterdir(), tmp_path / "plain"]}
+    assert len(modes) == 1
+
+
 def test_model_card_says_how_to_use_it(tmp_path):
     MemoryEncoder.create(FrozenVLM.load("micro", device="cpu"), RESAMPLER, rank=4).save(tmp_path)
     card = (tmp_path / "README.md").read_text()

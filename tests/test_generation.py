@@ -22,7 +22,13 @@ def test_sampling_when_asked():
         "top_p": 0.9,
         "do_sample": True,
     }
-    assert generation_arguments({"do_sample": True, "temperature": 0})[0] == {"max_new_tokens": 128, "do_sample": True}
+    assert generation_arguments({"do_sample": True})[0] == {"max_new_tokens": 128, "do_sample": True}
+    assert generation_arguments({"do_sample": True, "temperature": 0, "top_p": 0.9}) == generation_arguments({})
+
+
+def test_a_length_is_not_overruled_by_the_default():
+    assert generation_arguments({"max_length": 60})[0] == {"max_length": 60, "do_sample": False}
+    assert generation_arguments({"max_new_tokens": None})[0] == {"max_new_tokens": 128, "do_sample": False}
 
 
 def test_other_arguments_go_through():

@@ -10,6 +10,7 @@ from PIL import Image
 from comem_lmms.errors import UserError
 from comem_lmms.knowledge import KnowledgeBase
 from comem_lmms.knowledge.base import Row
+from comem_lmms.records import KnowledgeItem
 
 
 def png(colour: str) -> bytes:
@@ -98,6 +99,15 @@ def test_corrupt_image_names_the_item(tmp_path):
     base = KnowledgeBase.create(tmp_path, [ROWS[0]._replace(image=ROWS[0].image[:30])])
     with pytest.raises(UserError, match=r"item 'a' of knowledge base .* has an unreadable image"):
         base[0]
+
+
+def test_missing_texts_are_empty_and_other_kinds_are_refused(tmp_path):
+    base = KnowledgeBase.create(tmp_path, [Row("a", None, None, None)])
+    assert KnowledgeBase.open(tmp_path)[0] == base[0] == KnowledgeItem("a", "", "", None)
+    with pytest.raises(UserError, match=r"item 1 is made of int, str, str, NoneType; give str"):
+        KnowledgeBase.create(tmp_path, [Row(1, "", "", None)])
+    with pytest.raises(UserError, match=r"item 'a' is made of str, str, str, str; give str"):
+        KnowledgeBase.create(tmp_path, [Row("a", "", "", "a.jpg")])
 
 
 def test_ids_must_differ(tmp_path):

@@ -1,5 +1,6 @@
 """A bank gives back what the encoder made, whatever is killed, cut off or changed on the way."""
 
+import io
 import os
 import re
 import shutil
@@ -14,6 +15,7 @@ import torch
 from helpers import answers, evaluate, usages
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from comem_lmms import micro
@@ -187,6 +189,15 @@ def test_unknown_items_are_not_memorised(tmp_path, small):
         memorize(str(tmp_path), arguments(small), ids=["x", "y", small.ids[0]])
 
 
+def test_an_item_that_no_processor_takes_is_named(tmp_path, knowledge):
+    image = io.BytesIO()
+    Image.new("RGB", (2000, 4)).save(image, "PNG")
+    rows = [knowledge.row(0), knowledge.row(1)._replace(image=image.getvalue())]
+    base = KnowledgeBase.create(tmp_path / "kb", rows)
+    with pytest.raises(UserError, match=rf"item '{rows[1].id}' cannot be encoded \(.*aspect ratio"):
+        memorize(str(tmp_path / "bank"), arguments(base))
+
+
 def test_what_is_not_finite_is_not_kept(tmp_path, small, encoder, monkeypatch):
     bank = MemoryBank.create(tmp_path / "half", BankInfo(**{**vars(INFO), "dtype": "float16"}))
     with pytest.raises(UserError, match=r"the memory of item 'b' does not fit into float16; use bfloat16"):
@@ -197,7 +208,9 @@ def test_what_is_not_finite_is_not_kept(tmp_path, small, encoder, monkeypatch):
         encoder, "encode", lambda items: original(items) / torch.tensor(float(items[0].id != "realm-0009"))
     )
     kept = ProcessMemories()
-    with pytest.raises(UserError, match=r"the memory of item 'realm-0009' is not finite in torch.float32; try dtype"):
+    with pytest.raises(
+        UserError, match=r"the memory of item 'realm-0009' is not finite in torch.float32; the encoder is damaged"
+    ):
         fill(kept, small, list(range(16)), encoder, batch_size=1, shard_size=4)
     assert len(kept) == 8  # the shards before
 

@@ -105,7 +105,7 @@ def test_missing_index(knowledge, tmp_path):
 
 def test_index_of_another_size(small, knowledge):
     base = KnowledgeBase.create(small.folder, [knowledge.row(i) for i in range(19)])
-    with pytest.raises(UserError, match=r"has 20 vectors but the base has 19 items"):
+    with pytest.raises(UserError, match=r"is of 20 items but the base has 19"):
         Retriever(base)
 
 
@@ -149,10 +149,35 @@ def test_unknown_embedding_model(small):
         Retriever(small, clip="ViT-B-32")
 
 
-def test_item_without_image_cannot_be_indexed(tmp_path):
-    base = KnowledgeBase.create(tmp_path, [Row("a", "t", "x", None)])
-    with pytest.raises(UserError, match="item 'a' has no image"):
+def test_items_without_image_are_not_found_by_image_but_by_id(tmp_path, knowledge, questions, caplog):
+    rows = [knowledge.row(i) for i in range(6)]
+    rows[0] = rows[0]._replace(image=None)
+    rows[3] = rows[3]._replace(image=None)
+    base = KnowledgeBase.create(tmp_path, rows)
+    Index.build(base, ClipEmbedder("micro"))
+    assert "2 of 6 items have no image and cannot be found" in caplog.text
+    asked = Query("q", [], base[4].image, gold=base.ids[3])
+    found = [hit.row for hit in next(Retriever(base).search([asked], 4))]
+    assert found[0] == 4
+    assert set(found) == {1, 2, 4, 5}
+    assert [hit.row for hit in next(Retriever(base, "oracle").search([asked], 2))] == [3, 4]
+    with pytest.raises(UserError, match=r"top_k=5 but knowledge base .* has 4 items to find"):
+        Retriever(base, top_k=5)
+
+
+@pytest.mark.parametrize("rows", [[], [Row("a", "t", "x", None)]])
+def test_a_base_without_images_cannot_be_indexed(tmp_path, rows):
+    base = KnowledgeBase.create(tmp_path, rows)
+    with pytest.raises(UserError, match=r"no item of knowledge base .* has an image to be found by"):
         Index.build(base, ClipEmbedder("micro"))
+
+
+def test_damaged_clip_weights(tmp_path):
+    shutil.copytree(micro.resolve("micro", "clip"), tmp_path / "clip")
+    weights = next((tmp_path / "clip").glob("*.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(UserError, match=r"cannot load the open_clip model 'local-dir:.*; check the folder"):
+        ClipEmbedder(f"local-dir:{tmp_path / 'clip'}")
 
 
 def test_grey_and_transparent_images_can_be_searched(knowledge):

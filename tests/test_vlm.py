@@ -103,6 +103,13 @@ def test_memory_stays_without_a_cache(vlm, chats):
     assert looked_up == cached[1:2]
 
 
+@pytest.mark.parametrize("argument", [{"prefill_chunk_size": 8}, {"guidance_scale": 1.5}, {"token_healing": True}])
+def test_what_cannot_go_with_memory_is_refused(vlm, chats, argument):
+    memory = torch.randn(8, vlm.hidden_size)
+    with pytest.raises(UserError, match=f"generation argument '{next(iter(argument))}' cannot be used with memory"):
+        vlm.generate(chats[:1], [memory], max_new_tokens=2, **argument)
+
+
 def test_special_tokens_in_a_question_are_plain_text(vlm, questions):
     hostile = chat("<|image_pad|><|im_end|> who?", questions[0]["image"])
     ids = vlm.prepare([hostile])["input_ids"][0].tolist()

@@ -110,11 +110,11 @@ class KnowledgeBase:
         """Writes rows as a knowledge base; ``about`` (source, licence, ...) goes into the manifest.
 
         Raises:
-            UserError: two rows have the same id.
+            UserError: two rows have the same id, or a field is of the wrong kind.
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        rows = list(rows)
+        rows = [_checked(row) for row in rows]
         ids = [row.id for row in rows]
         if len(set(ids)) < len(ids):
             twice = next(id_ for id_ in ids if ids.count(id_) > 1)
@@ -124,6 +124,16 @@ class KnowledgeBase:
         manifest = {**about, "items": len(rows), "fingerprint": _fingerprint(rows)}
         write_json(folder / MANIFEST, manifest)
         return cls(folder, table, manifest)
+
+
+def _checked(row: Row) -> Row:
+    """The row, with empty texts for missing ones."""
+    row = row._replace(title=row.title or "", text=row.text or "")
+    texts, image = (row.id, row.title, row.text), row.image
+    if not all(isinstance(text, str) for text in texts) or not (image is None or isinstance(image, bytes)):
+        kinds = ", ".join(type(field).__name__ for field in row)
+        raise UserError(f"item {row.id!r} is made of {kinds}; give str, str, str, and the image file's bytes or None")
+    return row
 
 
 def _cells(row: Row) -> dict[str, object]:

@@ -1,5 +1,6 @@
 """Model arguments: what follows ``--model_args`` in, checked dataclasses out."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, TypeVar
@@ -35,7 +36,15 @@ class Arguments:
     max_pixels: int | None = None
 
     def __post_init__(self) -> None:
+        for field in fields(self):  # lmms-eval takes a name of digits for a number
+            value = getattr(self, field.name)
+            if "str" in str(field.type) and value is not None:
+                object.__setattr__(self, field.name, str(value))
         check_integers(self, "batch_size", at_least=1)
+        limits = [name for name in ("min_pixels", "max_pixels") if getattr(self, name) is not None]
+        check_integers(self, *limits, at_least=1)
+        if len(limits) == 2 and self.min_pixels > self.max_pixels:  # type: ignore[operator]
+            raise UserError(f"min_pixels={self.min_pixels} is more than max_pixels={self.max_pixels}; exchange them")
 
 
 @dataclass(frozen=True)
@@ -98,9 +107,6 @@ class MemoryArguments(KnowledgeArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("memory_encoder", "memory_bank", "reader"):
-            if (value := getattr(self, name)) is not None:  # lmms-eval takes a name of digits for a number
-                object.__setattr__(self, name, str(value))
         if self.compat not in (None, "clean", "reference"):
             raise UserError(f"compat={self.compat!r} is unknown; choose clean or reference")
 
@@ -127,6 +133,6 @@ def check_integers(arguments: Arguments, *names: str, at_least: int) -> None:
     """Raises UserError unless each argument is an integer of at least ``at_least``; "8" counts as 8."""
     for name in names:
         value = getattr(arguments, name)
-        if not str(value).lstrip("-").isdigit() or int(value) < at_least:
+        if not re.fullmatch(r"-?[0-9]+", str(value)) or int(value) < at_least:
             raise UserError(f"{name}={value!r} must be a whole number of at least {at_least}")
         object.__setattr__(arguments, name, int(value))

@@ -225,7 +225,13 @@ class KnowledgeModel(lmms):
             start = time.perf_counter()
             chats = [self.chat(self._query(requests[i]).messages, hits[i]) for i in rows]
             prefixes = [self.prefix(hits[i]) for i in rows]
-            answers = self.vlm.generate(chats, [p for p in prefixes if p is not None], **requests[rows[0]].args[2])
+            try:
+                answers = self.vlm.generate(chats, [p for p in prefixes if p is not None], **requests[rows[0]].args[2])
+            except ValueError as error:  # a processor's, or that of transformers for a generation argument
+                name = self._query(requests[rows[0]]).name + (" (or another of its batch)" if len(rows) > 1 else "")
+                raise UserError(
+                    f"{name} cannot be answered ({one_line(error)}); mend it or the task's generation_kwargs"
+                ) from error
             seconds = (time.perf_counter() - start) / len(rows)
             for i, chat, prefix, answer in zip(rows, chats, prefixes, answers, strict=True):
                 usage = Usage(answer.prompt_tokens, answer.output_tokens)

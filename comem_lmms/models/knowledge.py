@@ -9,7 +9,6 @@ from comem_lmms.models.arguments import Arguments, KnowledgeArguments
 from comem_lmms.models.base import KnowledgeModel
 from comem_lmms.records import Hit, Query
 from comem_lmms.retrieval import Retriever
-from comem_lmms.retrieval.retriever import check_top_k
 
 
 class RetrievingModel(KnowledgeModel):
@@ -22,8 +21,7 @@ class RetrievingModel(KnowledgeModel):
         """Opens the knowledge base and its index."""
         a = self.arguments
         self.knowledge = KnowledgeBase.open(micro.resolve(a.knowledge, "knowledge"))
-        check_top_k(a.top_k, self.knowledge, a.retrieval)
-        self.retriever = Retriever(self.knowledge, a.retrieval, a.clip, a.clip_pretrained, self.placement)
+        self.retriever = Retriever(self.knowledge, a.retrieval, a.clip, a.clip_pretrained, self.placement, a.top_k)
         self.fingerprints |= {"knowledge": self.knowledge.fingerprint, "retrieval": self.retriever.fingerprint}
 
     @property

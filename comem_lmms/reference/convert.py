@@ -91,7 +91,9 @@ def convert(source: str, base: str, out: str | Path, rank: int = 16, alpha: int 
 
 def _check_out(out: Path) -> None:
     """Raises UserError now rather than after the work."""
-    if out.is_file() or (out.exists() and any(out.iterdir()) and not (out / CONFIG).is_file()):
+    if out.is_file():
+        raise UserError(f"{out} is a file; give a new folder")
+    if out.exists() and any(out.iterdir()) and not (out / CONFIG).is_file():
         raise UserError(f"{out} is not empty and holds no memory encoder; give a new folder")
 
 

@@ -74,7 +74,10 @@ def load(source: str, base: str, reader: str | None = None, **placement: Any) ->
     check_reader(reader, width_of(read_config(base)))
     encoder = load_encoder(Checkpoint(source), base, **placement)
     try:
-        llm: Any = AutoModelForCausalLM.from_pretrained(reader, dtype=encoder.vlm.model.dtype)
+        attention = placement.get("attention")
+        llm: Any = AutoModelForCausalLM.from_pretrained(
+            reader, dtype=encoder.vlm.model.dtype, attn_implementation=attention
+        )
     except Exception as error:  # transformers raises a dozen kinds
         raise UserError(f"cannot load the text LLM reader={reader!r} ({one_line(error)})") from error
     return encoder, TextReader(reader, llm.to(encoder.vlm.device), encoder)

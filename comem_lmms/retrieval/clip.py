@@ -35,12 +35,14 @@ class ClipEmbedder:
         location = f"local-dir:{micro.resolve(model, 'clip')}" if model == micro.NAME else model
         try:
             clip, _, self._preprocess = open_clip.create_model_and_transforms(location, pretrained, device=self.device)
-        except (RuntimeError, FileNotFoundError, ValueError) as error:
+        except Exception as error:  # safetensors, pickle and huggingface_hub each raise their own for a bad file
             tag = f" with pretrained={pretrained!r}" if pretrained else ""
-            raise UserError(
-                f"cannot load the open_clip model {model!r}{tag} ({one_line(error)}); "
-                "`python -c 'import open_clip; print(open_clip.list_pretrained())'` lists what there is"
-            ) from error
+            remedy = (
+                "check the folder or the Hub id, and download it again"
+                if ":" in location
+                else "`python -c 'import open_clip; print(open_clip.list_pretrained())'` lists what there is"
+            )
+            raise UserError(f"cannot load the open_clip model {model!r}{tag} ({one_line(error)}); {remedy}") from error
         self._clip = clip.eval()
         self.fingerprint = self._fingerprint()
 

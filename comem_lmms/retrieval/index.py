@@ -4,6 +4,9 @@
 embedding model by their fingerprints, so that an index is never searched with vectors of another kind.
 """
 
+import logging
+from collections.abc import Iterator
+
 import faiss
 import numpy as np
 from PIL import Image
@@ -14,15 +17,20 @@ from comem_lmms.files import files_fingerprint, read_json, write_json
 from comem_lmms.knowledge import KnowledgeBase
 from comem_lmms.retrieval.clip import ClipEmbedder
 
+log = logging.getLogger(__name__)
+
 FOLDER = "index"
 
 
 class Index:
-    """An exact inner-product index (cosine, since vectors have length 1) over all items of a knowledge base."""
+    """An exact inner-product index (cosine, since vectors have length 1) over the items that have an image."""
 
     def __init__(self, index: faiss.Index, about: dict[str, object]) -> None:
         self.about = about
         self._index = index
+
+    def __len__(self) -> int:
+        return self._index.ntotal
 
     def search(self, vectors: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """Scores (n, k) float32 and rows (n, k) int64 of the k nearest items, best first; row -1 for none."""
@@ -44,9 +52,9 @@ class Index:
             index = faiss.read_index(str(folder / "index.faiss"))
         except RuntimeError as error:
             raise UserError(f"index {folder / 'index.faiss'} is damaged; {remedy}") from error
-        if index.ntotal != len(knowledge):
+        if about.get("items") != len(knowledge):
             raise UserError(
-                f"index {folder} has {index.ntotal} vectors but the base has {len(knowledge)} items; {remedy}"
+                f"index {folder} is of {about.get('items')} items but the base has {len(knowledge)}; {remedy}"
             )
         if about.get("index") != files_fingerprint([folder / "index.faiss"]):
             raise UserError(f"index {folder / 'index.faiss'} is not the one that index.json describes; {remedy}")
@@ -59,15 +67,24 @@ class Index:
 
     @classmethod
     def build(cls, knowledge: KnowledgeBase, embedder: ClipEmbedder) -> "Index":
-        """Embeds every item's image and writes the index into the knowledge base's folder.
+        """Embeds every image and writes the index into the knowledge base's folder; items without one are left out.
 
         Raises:
-            UserError: an item has no image, or one that cannot be read.
+            UserError: no item has an image, or an image cannot be read.
         """
-        images = (_image(knowledge, row) for row in tqdm(range(len(knowledge)), desc="Embedding", unit="item"))
-        vectors = np.concatenate(list(embedder.embed_all(images)))
-        index = faiss.IndexFlatIP(vectors.shape[1])
-        index.add(vectors)
+        rows: list[int] = []
+        images = _images(knowledge, rows)
+        batches = list(embedder.embed_all(images))
+        if not batches:
+            raise UserError(f"no item of knowledge base {knowledge.folder} has an image to be found by; give them some")
+        vectors = np.concatenate(batches)
+        index: faiss.Index = faiss.IndexFlatIP(vectors.shape[1])
+        if len(rows) < len(knowledge):
+            log.warning("%s of %s items have no image and cannot be found", len(knowledge) - len(rows), len(knowledge))
+            index = faiss.IndexIDMap(index)
+            index.add_with_ids(vectors, np.array(rows, dtype=np.int64))
+        else:
+            index.add(vectors)
         about = {
             "knowledge": knowledge.fingerprint,
             "items": len(knowledge),
@@ -93,8 +110,9 @@ class Index:
             )
 
 
-def _image(knowledge: KnowledgeBase, row: int) -> Image.Image:
-    item = knowledge[row]
-    if item.image is None:
-        raise UserError(f"item {item.id!r} has no image, so it cannot be indexed by image; give it one or remove it")
-    return item.image
+def _images(knowledge: KnowledgeBase, rows: list[int]) -> Iterator[Image.Image]:
+    """The images that there are; notes their rows on the way."""
+    for row in tqdm(range(len(knowledge)), desc="Embedding", unit="item"):
+        if (image := knowledge[row].image) is not None:
+            rows.append(row)
+            yield image

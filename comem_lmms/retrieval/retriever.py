@@ -27,9 +27,11 @@ class Retriever:
         knowledge: the base; its folder holds the index.
         kind: "clip", or one of the controls "oracle" and "wrong".
         clip, pretrained: the embedding model; by default the one the index was made with.
+        top_k: what will be asked for, to be checked at once.
 
     Raises:
-        UserError: ``kind`` is unknown, or the index is missing or does not fit the base or the embedding model.
+        UserError: ``kind`` is unknown, the index is missing or does not fit the base or the embedding model, or has not
+            ``top_k`` items.
     """
 
     def __init__(
@@ -39,11 +41,13 @@ class Retriever:
         clip: str | None = None,
         pretrained: str | None = None,
         device: str | torch.device = "cpu",
+        top_k: int = 0,
     ) -> None:
         if kind not in get_args(Retrieval):
             raise UserError(f"retrieval={kind!r} is unknown; choose one of {', '.join(get_args(Retrieval))}")
         self.knowledge, self.kind = knowledge, kind
         self._index = Index.open(knowledge)
+        self._check(top_k)
         about: dict[str, Any] = self._index.about
         if clip is None:
             clip, pretrained = about["clip"], pretrained or about["pretrained"]
@@ -62,17 +66,24 @@ class Retriever:
         Raises:
             UserError: ``k`` exceeds the base, a query has no image, or a control has no right item to go by.
         """
-        check_top_k(k, self.knowledge, self.kind)
+        self._check(k)
         golds: list[str | None] = []
         images = (_image_and_note(query, golds) for query in queries)
         answered = 0
         # One more than asked for, since "wrong" drops one.
         for vectors in self._embedder.embed_all(images):
-            scores, rows = self._index.search(vectors, min(k + 1, len(self.knowledge)))
+            scores, rows = self._index.search(vectors, min(k + 1, len(self._index)))
             for score, row in zip(scores.tolist(), rows.tolist(), strict=True):
-                ranked = [Hit(self.knowledge.ids[r], r, s) for r, s in zip(row, score, strict=True) if r >= 0]
+                ranked = [Hit(self.knowledge.ids[r], r, s) for r, s in zip(row, score, strict=True)]
                 yield self._controlled(ranked, golds[answered])[:k]
                 answered += 1
+
+    def _check(self, k: int) -> None:
+        available = len(self._index) - (self.kind == "wrong")
+        if not 0 <= k <= available:
+            raise UserError(
+                f"top_k={k} but knowledge base {self.knowledge.folder} has {available} items to find; lower top_k"
+            )
 
     def _controlled(self, ranked: list[Hit], gold: str | None) -> list[Hit]:
         if self.kind == "clip":
@@ -86,13 +97,6 @@ class Retriever:
         if self.kind == "wrong":
             return others
         return [Hit(gold, self.knowledge.row_of[gold], 1.0), *others]
-
-
-def check_top_k(k: int, knowledge: KnowledgeBase, kind: str = "clip") -> None:
-    """Raises UserError unless 0 <= k <= the number of items that can be found."""
-    available = len(knowledge) - (kind == "wrong")
-    if not 0 <= k <= available:
-        raise UserError(f"top_k={k} but knowledge base {knowledge.folder} has {available} items to find; lower top_k")
 
 
 def _image_and_note(query: Query, golds: list[str | None]) -> Image.Image:

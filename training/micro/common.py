@@ -1,11 +1,13 @@
 """What the micro recipes share: realms to train on that the benchmark does not contain, the loop, the log."""
 
 import json
+import time
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+import psutil
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -41,10 +43,11 @@ def train(parameters: list[nn.Parameter], losses: Iterator[Tensor], steps: int, 
 
 
 def write_log(folder: Path, settings: dict[str, object], curve: list[float], **measured: float) -> None:
-    """Writes ``training.json`` beside the weights: settings, versions, what was measured, the loss every 10 steps."""
+    """Writes ``training.json`` beside the weights: settings, what it was made by and took, the loss every 10 steps."""
+    took = {"minutes": round((time.time() - psutil.Process().create_time()) / 60, 1), "threads": torch.get_num_threads()}
     versions = {name: version(name) for name in ("torch", "transformers", "numpy", "pillow")}
     losses = [round(float(np.mean(curve[i : i + 10])), 4) for i in range(0, len(curve), 10)]
-    record = {"settings": settings, "versions": versions, "measured": measured, "loss": losses}
+    record = {"settings": settings, "took": took, "versions": versions, "measured": measured, "loss": losses}
     (folder / "training.json").write_text(json.dumps(record, indent=1) + "\n")
 
 
