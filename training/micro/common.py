@@ -7,12 +7,13 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
-import psutil
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from comem_lmms.microseek import world
+
+START = time.monotonic()
 
 
 def training_realms(seed: int, n: int) -> list[world.Realm]:
@@ -44,7 +45,7 @@ def train(parameters: list[nn.Parameter], losses: Iterator[Tensor], steps: int, 
 
 def write_log(folder: Path, settings: dict[str, object], curve: list[float], **measured: float) -> None:
     """Writes ``training.json`` beside the weights: settings, what it was made by and took, the loss every 10 steps."""
-    took = {"minutes": round((time.time() - psutil.Process().create_time()) / 60, 1), "threads": torch.get_num_threads()}
+    took = {"minutes": round((time.monotonic() - START) / 60, 1), "threads": torch.get_num_threads()}
     versions = {name: version(name) for name in ("torch", "transformers", "numpy", "pillow")}
     losses = [round(float(np.mean(curve[i : i + 10])), 4) for i in range(0, len(curve), 10)]
     record = {"settings": settings, "took": took, "versions": versions, "measured": measured, "loss": losses}
