@@ -56,7 +56,6 @@ def test_eight_vectors_carry_what_a_page_of_tokens_carries():
     assert comem >= rag - 0.03
 
 
-@pytest.mark.xfail(strict=True, reason="see docs/microseek.md, What is not reached")
 def test_three_memories_are_as_good_as_three_pages(rows):
     assert rows["comem", "clip"].accuracy >= rows["vanilla_rag", "clip"].accuracy - 3
 
