@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from helpers import evaluate, register, spoiled_task
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -102,6 +103,29 @@ def test_processes_find_what_one_finds(folder):
     first, second = (process.communicate()[0] for process in running)
     assert first == second
     assert "House of Bar" in first
+
+
+LINKING = """
+
+def process_results(doc, results):
+    from comem_lmms.linking import shared
+    assert shared({folder!r}).link(results[0]).title == results[0]
+    return {{"exact_match": 1.0}}
+"""
+
+
+def test_lmms_eval_links_answers_in_its_threads(tmp_path, questions):
+    task = tmp_path / "task"
+    task.mkdir()
+    manager = spoiled_task(task, questions, questions[2]["image"])
+    file = write(tmp_path / "titles.jsonl", [f"answer {i}" for i in range(4)])
+    (tmp_path / "digits.txt").write_text("\n".join(("[UNK]", "[CLS]", "[SEP]", "answer", *"0123")) + "\n")
+    TitleIndex.build(file, tmp_path / "index", tmp_path / "digits.txt")
+    with (task / "utils.py").open("a") as utils:
+        utils.write(LINKING.format(folder=str(tmp_path / "index")))
+    register("recorder", "simple", "helpers.Recorder")
+    run = evaluate("recorder", ("spoiled",), task_manager=manager, process_docs_parallel=4)
+    assert run["results"]["spoiled"]["exact_match,none"] == 1.0
 
 
 def killed(file, out, vocabulary, seconds):
