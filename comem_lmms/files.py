@@ -87,6 +87,13 @@ def fetch(source: str, *patterns: str, revision: str | None = None) -> Path:
         ) from error
 
 
+def sha256(file: Path) -> str:
+    """The SHA-256 of a file's content, as sha256sum prints it."""
+    digest = hashlib.sha256()
+    _feed(digest, file)
+    return digest.hexdigest()
+
+
 def files_fingerprint(files: Iterable[Path]) -> str:
     """SHA-256 over the names and contents of files; a file that has not changed is read once."""
     stats = [(file, file.stat()) for file in files]
@@ -98,10 +105,14 @@ def _hash_files(files: tuple[tuple[Path, int, int], ...]) -> str:
     digest = hashlib.sha256()
     for file, size, _ in files:
         digest.update(f"{file.name} {size}\n".encode())
-        with file.open("rb") as content:
-            while block := content.read(1 << 20):
-                digest.update(block)
+        _feed(digest, file)
     return digest.hexdigest()
+
+
+def _feed(digest: "hashlib._Hash", file: Path) -> None:
+    with file.open("rb") as content:
+        while block := content.read(1 << 20):
+            digest.update(block)
 
 
 def tensors_fingerprint(tensors: Mapping[str, "Tensor"]) -> str:

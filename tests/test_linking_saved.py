@@ -1,5 +1,6 @@
 """An index of titles in a folder is the one in memory, whoever opens it, and is there whole or not at all."""
 
+import hashlib
 import json
 import shutil
 import signal
@@ -75,7 +76,9 @@ def test_the_older_keys_are_the_same(folder, tmp_path, vocabulary):
 def test_it_says_what_it_is_and_needs_no_other_file(folder, vocabulary):
     about = json.loads((folder / MANIFEST).read_text())
     assert about["titles"] == len(TITLES)
-    assert about["source"] == "titles.jsonl"
+    source = folder.parent / "titles.jsonl"
+    assert (about["source"], about["source_sha256"]) == (source.name, hashlib.sha256(source.read_bytes()).hexdigest())
+    assert about["vocabulary_sha256"] == hashlib.sha256(vocabulary.read_bytes()).hexdigest()
     assert about["bm25"] == {"k1": 1.5, "b": 0.75, "epsilon": 0.25}
     assert (folder / "vocab.txt").read_bytes() == vocabulary.read_bytes()
     assert {file.name for file in folder.iterdir()} == {MANIFEST, "vocab.txt", *(f"{name}.npy" for name in NAMES)}
@@ -93,7 +96,6 @@ def test_threads_find_what_one_finds(folder):
     with ThreadPoolExecutor(8) as threads:
         for found in threads.map(lambda _: [index.search(text) for text in TEXTS], range(64)):
             assert found == expected
-        assert len(set(map(id, threads.map(lambda _: shared(str(folder)), range(8))))) <= 8
     assert shared(str(folder)) is shared(str(folder))
 
 
@@ -182,7 +184,7 @@ def test_what_is_missing_or_in_the_way_is_named(folder, tmp_path, vocabulary, mo
         TitleIndex.build(file, folder, vocabulary)
     with pytest.raises(UserError, match="cannot make a folder"):
         TitleIndex.build(file, file / "index", vocabulary)
-    with pytest.raises(UserError, match=r"google-bert/bert-base-uncased"):
+    with pytest.raises(UserError, match=r"bert-base-uncased cannot be had .* --vocabulary"):
         TitleIndex.build(file, tmp_path / "index")
     assert list(tmp_path.iterdir()) == []
 
@@ -198,7 +200,7 @@ def test_arrays_that_are_cut_off_or_of_another_index_are_refused(damaged, name):
     whole = file.read_bytes()
     for content in (b"", whole[:40], whole[:-1]):
         file.write_bytes(content)
-        with pytest.raises(UserError, match=rf"{name}\.npy is missing or cut off .* build it again"):
+        with pytest.raises(UserError, match=rf"{name}\.npy is missing or cut off .* remove the folder and build it again"):
             TitleIndex.open(damaged)
     file.write_bytes(whole)
     np.save(file, np.load(file)[:-1])
@@ -212,7 +214,7 @@ def test_arrays_that_are_cut_off_or_of_another_index_are_refused(damaged, name):
 def test_other_formats_and_vocabularies_are_refused(damaged):
     about = json.loads((damaged / MANIFEST).read_text())
     (damaged / MANIFEST).write_text(json.dumps({**about, "format": 2}))
-    with pytest.raises(UserError, match="has format 2, this version reads 1; build it again"):
+    with pytest.raises(UserError, match="has format 2, this version reads 1; remove the folder and build it again"):
         TitleIndex.open(damaged)
     (damaged / MANIFEST).write_text(json.dumps(about))
     (damaged / "vocab.txt").write_text("[UNK]\noslo\n")

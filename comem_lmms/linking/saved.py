@@ -12,7 +12,7 @@ import numpy as np
 
 from comem_lmms import __version__
 from comem_lmms.errors import UserError, one_line
-from comem_lmms.files import files_fingerprint, read_json, write_json
+from comem_lmms.files import read_json, sha256, write_json
 from comem_lmms.linking.postings import EPSILON, K1, B, Postings
 from comem_lmms.linking.titles import Texts
 from comem_lmms.linking.wordpiece import VOCABULARY
@@ -56,8 +56,8 @@ def save(folder: Path, parts: Parts, source: Path, vocabulary: Path) -> None:
         "made_by": f"comem-lmms {__version__}",
         "titles": len(parts.titles),
         "source": source.name,
-        "source_fingerprint": files_fingerprint([source]),
-        "vocabulary_fingerprint": files_fingerprint([folder / VOCABULARY]),
+        "source_sha256": sha256(source),
+        "vocabulary_sha256": sha256(vocabulary),
         "bm25": {"k1": K1, "b": B, "epsilon": EPSILON},
         "arrays": {name: _kind(array) for name, array in arrays.items()},
     }
@@ -70,17 +70,18 @@ def load(folder: Path) -> tuple[Parts, Path]:
     Raises:
         UserError: there is none, it is of another format, or a file is missing, cut off or not the one of the manifest.
     """
-    remedy = f"build it again with `comem-lmms link build TITLES --out {folder}`"
+    command = f"`comem-lmms link build TITLES --out {folder}`"
     if not (folder / MANIFEST).is_file():
-        raise UserError(f"no index of titles at {folder}: {MANIFEST} is missing; {remedy}")
+        raise UserError(f"no index of titles at {folder}: {MANIFEST} is missing; build one with {command}")
+    remedy = f"remove the folder and build it again with {command}"
     about = read_json(folder / MANIFEST)
     if about.get("format") != FORMAT:
         raise UserError(f"index {folder} has format {about.get('format')!r}, this version reads {FORMAT}; {remedy}")
     vocabulary = folder / VOCABULARY
-    if not vocabulary.is_file() or files_fingerprint([vocabulary]) != about.get("vocabulary_fingerprint"):
+    if not vocabulary.is_file() or sha256(vocabulary) != about.get("vocabulary_sha256"):
         raise UserError(f"{vocabulary} is missing, or is not the one that the index was built with; {remedy}")
     arrays = {name: _mapped(folder / f"{name}.npy", remedy) for name in NAMES}
-    changed = [name for name, array in arrays.items() if _kind(array) != about["arrays"].get(name)]
+    changed = [name for name, array in arrays.items() if _kind(array) != about.get("arrays", {}).get(name)]
     if changed:
         raise UserError(f"index {folder}: {changed[0]}.npy is not the one that {MANIFEST} describes; {remedy}")
     return Parts.of(arrays), vocabulary

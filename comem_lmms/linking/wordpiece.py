@@ -50,7 +50,12 @@ def default_vocabulary() -> Path:
     Raises:
         UserError: it is in neither.
     """
-    return fetch(REPOSITORY, VOCABULARY, revision=REVISION) / VOCABULARY
+    try:
+        return fetch(REPOSITORY, VOCABULARY, revision=REVISION) / VOCABULARY
+    except UserError as error:
+        raise UserError(
+            f"the vocabulary of {REPOSITORY} cannot be had from the Hub; name its {VOCABULARY} by --vocabulary"
+        ) from error
 
 
 def _whole(text: str) -> str:
