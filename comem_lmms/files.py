@@ -4,7 +4,9 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,6 +39,29 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     os.replace(partial, path)
 
 
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """A folder to fill, which gets the name ``folder`` when the context ends, and is removed if it fails.
+
+    Raises:
+        UserError: ``folder`` is there already, or nothing can be made beside it.
+    """
+    if folder.exists():
+        raise UserError(f"{folder} is there already; remove it, or name another folder")
+    partial = folder.with_name(f"{folder.name}.partial-{os.getpid()}")
+    shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed and had this number
+    try:
+        partial.mkdir(parents=True)
+    except OSError as error:
+        raise UserError(f"cannot make a folder in {folder.parent} ({error.strerror}); name another place") from error
+    try:
+        yield partial
+        os.rename(partial, folder)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
 def is_hub_id(source: str) -> bool:
     """Whether a name can be a repository of the Hub: ``owner/name``."""
     return re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", source) is not None
@@ -62,6 +87,13 @@ def fetch(source: str, *patterns: str, revision: str | None = None) -> Path:
         ) from error
 
 
+def sha256(file: Path) -> str:
+    """The SHA-256 of a file's content, as sha256sum prints it."""
+    digest = hashlib.sha256()
+    _feed(digest, file)
+    return digest.hexdigest()
+
+
 def files_fingerprint(files: Iterable[Path]) -> str:
     """SHA-256 over the names and contents of files; a file that has not changed is read once."""
     stats = [(file, file.stat()) for file in files]
@@ -73,10 +105,14 @@ def _hash_files(files: tuple[tuple[Path, int, int], ...]) -> str:
     digest = hashlib.sha256()
     for file, size, _ in files:
         digest.update(f"{file.name} {size}\n".encode())
-        with file.open("rb") as content:
-            while block := content.read(1 << 20):
-                digest.update(block)
+        _feed(digest, file)
     return digest.hexdigest()
+
+
+def _feed(digest: "hashlib._Hash", file: Path) -> None:
+    with file.open("rb") as content:
+        while block := content.read(1 << 20):
+            digest.update(block)
 
 
 def tensors_fingerprint(tensors: Mapping[str, "Tensor"]) -> str:

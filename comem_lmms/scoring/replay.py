@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from comem_lmms.errors import UserError
-from comem_lmms.linking import TitleIndex
+from comem_lmms.linking import Entity, TitleIndex
 from comem_lmms.scoring import (
     aokvqa,
     choices,
@@ -223,9 +223,7 @@ ROWS: dict[str, dict[str, Scorer]] = {
 def _links(folder: Path, vocabulary: Path) -> Iterator[Group]:
     """OVEN: the text that is linked, the best titles with their scores, and whether the entity is the right one."""
     corpus = read(folder / CORPUS)
-    index = TitleIndex.build(
-        [row["wikidata_id"] for row in corpus], [row["wikipedia_title"] for row in corpus], vocabulary
-    )
+    index = TitleIndex.of((Entity(row["wikidata_id"], row["wikipedia_title"]) for row in corpus), vocabulary)
     queries = {"official": oven.link_query, "reference": oven.paper_link_query}
     for scorer, rows in _by("scorer", read(folder / LINKS)).items():
         if scorer not in queries:
