@@ -205,10 +205,10 @@ def test_okvqa_is_fetched_image_by_image_where_the_user_has_none(host, tmp_path)
     host.files["/images/COCO_train2014_000000000003.jpg"] = b"<html>please wait</html>"
     with pytest.raises(UserError, match=r"1 of 3 images are missing or damaged \(COCO_train2014_000000000003\)"):
         prepare(source, None, QUICK)
-    host.files["/images/COCO_train2014_000000000003.jpg"] = picture(colour="green")
-    with pytest.raises(UserError, match="accept the change"):  # another checksum than before
+    del host.files["/images/COCO_train2014_000000000003.jpg"]
+    with pytest.raises(UserError, match="1 of 3 images are missing"):
         prepare(source, None, QUICK)
-    (places.images("coco") / "SHA256SUMS").unlink()
+    host.files["/images/COCO_train2014_000000000003.jpg"] = picture(colour="green")
     prepare(source, None, QUICK)
     rows = prepared("okvqa_train", "train")
     assert rows["question_id"][:] == ["10", "20", "30"]
@@ -364,6 +364,18 @@ def test_preparing_again_does_nothing_unless_forced(infoseek, host, shards):
     host.files["/infoseek/infoseek_val.jsonl"] = lines([{**ROWS[0], "question": "Changed?"}, *ROWS[1:]])
     prepare(infoseek, None, QUICK, force=True)
     assert prepared("infoseek", "validation")[0]["question"] == "Changed?"
+
+
+def test_folders_of_any_size_are_walked_whole(tmp_path, monkeypatch):
+    monkeypatch.setattr(images, "_BATCH", 3)
+    for number in range(7):
+        picture(tmp_path / f"{number}.jpg")
+    assert images.index(tmp_path, tmp_path / "index.parquet") == 7
+    keys = {str(number) for number in range(9)}
+    assert images.locate(tmp_path / "index.parquet", keys, "stem").keys() == keys - {"7", "8"}
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="holds no images"):
+        images.index(tmp_path / "empty", tmp_path / "index.parquet")
 
 
 def test_links_in_circles_end(infoseek, shards):

@@ -136,6 +136,12 @@ def test_a_refusal_is_not_argued_with(host, client, waits, tmp_path, status):
     assert not waits
 
 
+@pytest.mark.parametrize("contact", ["me", "me@example.org\nHost: other", "ü@example.org"])
+def test_a_contact_is_a_mail_address(contact):
+    with pytest.raises(UserError, match="is no mail address"):
+        Client(contact)
+
+
 def test_no_network_is_said_in_one_line(client, tmp_path):
     with hosting() as host:
         url = host.url

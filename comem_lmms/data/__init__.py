@@ -22,7 +22,7 @@ def prepared(name: str) -> str:
     if source.kind == "hub":
         raise UserError(f"{name} is loaded from the Hub ({source.hub}), it has no folder of its own")
     folder = places.root() / name
-    if not (folder / places.MANIFEST).is_file():
+    if not (folder / places.SPLITS).is_file():
         raise UserError(f"{name} is not prepared (there is no {folder}); run: {source.command}")
     return str(folder)
 
@@ -53,7 +53,7 @@ def verify(rows: Any, name: str, split: str) -> Any:
     source.count(split, len(rows))
     if source.kind == "hub":
         lock.compare(name, split, rows[source.id_column])
-    elif source.counts[split] is None:
+    elif source.counts[split] is None and (places.root() / name / places.MANIFEST).is_file():
         _as_prepared(source, split, len(rows))
     return rows
 

@@ -6,10 +6,11 @@ published, the one of the first download counts. They are in ``SHA256SUMS``, in 
 
 import hashlib
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 from comem_lmms.data import hub
-from comem_lmms.data.http import Client
+from comem_lmms.data.http import Client, Missing
 from comem_lmms.data.sources import File
 from comem_lmms.errors import UserError
 
@@ -26,10 +27,11 @@ class Downloads:
         self._force, self._seen = force, set[str]()
         self._sums = _read_sums(folder / SUMS)
 
-    def get(self, file: File, progress: bool = True) -> Path:
+    def get(self, file: File, progress: bool = True, usable: Callable[[Path], bool] = lambda path: True) -> Path:
         """The path of a file, downloaded if it is not there.
 
         Raises:
+            Missing: the host does not have it, or what it sent is not ``usable``.
             UserError: it cannot be downloaded, or is not what it was or is published to be.
         """
         target = self.folder / file.name
@@ -40,6 +42,9 @@ class Downloads:
         new = not target.exists() or (again and not file.optional)
         if new:
             self._download(file, target, progress)
+            if not usable(target):
+                target.unlink()
+                raise Missing(f"what {file.url or file.path} gives cannot be used; try again later")
         self._check(file, target, new)
         return target
 

@@ -6,6 +6,7 @@ ever longer waits when a host is busy, and as long a wait as it asks for.
 
 import errno
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -32,6 +33,11 @@ REFUSED = {
     404: "there is no such file",
     410: "it is gone",
 }
+GONE = {404, 410}
+
+
+class Missing(UserError):
+    """There is no such file, or not the kind of file that it should be; others may be there."""
 
 
 @dataclass
@@ -51,6 +57,10 @@ class Client:
     timeout: float = 60.0
     sleep: Callable[[float], None] = time.sleep
     _next: dict[str, float] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.contact and not re.fullmatch(r"[!-~]+@[!-~]+", self.contact):
+            raise UserError(f"--contact {self.contact!r} is no mail address; give one at which you can be reached")
 
     @property
     def user_agent(self) -> str:
@@ -152,6 +162,9 @@ def _receive(response: HTTPResponse, partial: Partial, url: str, progress: bool)
         with _on_disk(partial.path):
             partial.begin(response)
     start = partial.size
+    if response.status == 206 and not response.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
+        partial.drop()
+        raise _Again("the host sent another part than it was asked for")
     length = response.headers.get("Content-Length")
     total = None if length is None else start + int(length)
     if total is not None and (free := shutil.disk_usage(partial.path.parent).free) < total - start:
@@ -199,7 +212,8 @@ def _explain(error: HTTPError, url: str, partial: Partial) -> None:
             raise UserError(f"{urlsplit(url).netloc} asks to be left alone for {after:.0f} s; run it again then")
         raise _Again(f"status {error.code}", after) from error
     reason = REFUSED.get(error.code, one_line(error))
-    raise UserError(f"cannot download {url}: status {error.code}, {reason}") from error
+    kind = Missing if error.code in GONE else UserError
+    raise kind(f"cannot download {url}: status {error.code}, {reason}") from error
 
 
 def _retry_after(value: str | None) -> float:

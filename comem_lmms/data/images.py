@@ -7,6 +7,7 @@ import json
 import os
 import tarfile
 from collections.abc import Collection, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Literal
 
@@ -41,7 +42,7 @@ def index(folder: Path, file: Path) -> int:
         pq.ParquetWriter(partial, _SCHEMA) as writer,
         tqdm(desc=f"images below {folder}", unit="", disable=None) as bar,
     ):
-        while batch := [row for row, _ in zip(rows, range(_BATCH), strict=False)]:
+        while batch := list(islice(rows, _BATCH)):
             writer.write_table(pa.table(list(zip(*batch, strict=True)), schema=_SCHEMA))
             found += len(batch)
             bar.update(len(batch))

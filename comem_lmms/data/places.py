@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+SPLITS = "dataset_dict.json"  # what `datasets` looks for
 MANIFEST = "comem.json"  # what a data set was made of, beside what `datasets` wrote
 
 

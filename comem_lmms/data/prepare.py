@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from comem_lmms.data import hub, images, lock, places, store
 from comem_lmms.data.downloads import Downloads
-from comem_lmms.data.http import Client
+from comem_lmms.data.http import Client, Missing
 from comem_lmms.data.rows import COLUMNS, READERS, Row
 from comem_lmms.data.sources import File, Images, Source
 from comem_lmms.errors import UserError
@@ -129,6 +129,8 @@ def _read(source: Source, paths: Sequence[Path | None]) -> dict[str, list[Row]]:
             f"{names} is not laid out as {source.name} is known to be ({error!r}); download it again with --force"
         ) from error
     for split, rows in splits.items():
+        if not rows:
+            raise UserError(f"{source.name}, split {split}: no documents; download it again with --force")
         source.count(split, len(rows))
     return splits
 
@@ -197,9 +199,12 @@ def _fetch_images(source: Source, kept: Images, missing: Sequence[str], client: 
         )
     found = {}
     for key, file in tqdm(files.items(), desc=f"images of {source.name}", unit="", disable=None):
-        path = downloads.get(file, progress=False)
-        if images.is_image(path, whole=True):
-            found[key] = path
-        else:
-            path.unlink()  # cut off or a page of words; asked for again next time
+        try:
+            found[key] = downloads.get(file, progress=False, usable=_is_whole)
+        except Missing as error:  # the others may be there; all that lack are named in the end
+            log.warning("%s", error)
     return found
+
+
+def _is_whole(path: Path) -> bool:
+    return images.is_image(path, whole=True)

@@ -12,13 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from comem_lmms.data.places import MANIFEST
+from comem_lmms.data.places import MANIFEST, SPLITS
 from comem_lmms.files import files_fingerprint, read_json, write_json
 
 if TYPE_CHECKING:
     from datasets import Features
 
-SPLITS = "dataset_dict.json"
 _TABLE = "data-00000-of-00001.arrow"
 
 
