@@ -1,5 +1,6 @@
 """A host on this machine, for tests of downloads: files by path, and faults that it commits once each."""
 
+import json
 import threading
 from collections import defaultdict
 from collections.abc import Iterator
@@ -61,7 +62,7 @@ def hosting() -> Iterator[Host]:
 
         def answer(self, status: int, body: bytes, headers: dict[str, str], sent: int | None = None) -> None:
             self.send_response(status)
-            for name, value in {**headers, "Content-Length": str(len(body))}.items():
+            for name, value in {**headers, "Content-Length": str(len(body)), "Connection": "close"}.items():
                 self.send_header(name, value)
             self.end_headers()
             if self.command == "GET":
@@ -79,6 +80,20 @@ def hosting() -> Iterator[Host]:
     finally:
         server.shutdown()
         server.server_close()
+
+
+def publish(host: Host, repository: str, commit: str, files: dict[str, bytes]) -> dict[str, str]:
+    """Makes the host a Hub with one data set, without folders; returns the environment to use it."""
+    api, resolve = f"/api/datasets/{repository}", f"/datasets/{repository}/resolve/{commit}"
+    host.headers["X-Repo-Commit"] = commit
+    about = {"id": repository, "sha": commit, "private": False, "gated": False, "tags": []}
+    about["siblings"] = [{"rfilename": name} for name in files]
+    for path in (api, f"{api}/revision/{commit}"):
+        host.files[path] = json.dumps(about).encode()
+    entries = [{"type": "file", "path": name, "size": len(text), "oid": "b" * 40} for name, text in files.items()]
+    host.files[f"{api}/tree/{commit}"] = json.dumps(entries).encode()
+    host.files.update({f"{resolve}/{name}": text for name, text in files.items()})
+    return {"HF_ENDPOINT": host.url, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
 
 
 def moved(source: Source, host: Host, counts: dict[str, int | None] | None = None) -> Source:

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 import datasets
 import pytest
-from hosting import hosting, moved
+from hosting import hosting, moved, publish
 from PIL import Image
 
 from comem_lmms import cli, data
@@ -282,6 +282,24 @@ def test_viquae_comes_from_the_hub(host, run):
     assert gone.returncode == 2
     assert "cannot download PaulLerner/viquae_dataset from the Hub" in gone.stdout
     assert "Traceback" not in gone.stdout
+
+
+def test_cvqa_comes_from_the_hub_at_its_commit_and_is_there_without_a_network(host, run, tmp_path):
+    """Through the real command and the real table; only the Hub is another."""
+    commit = str(SOURCES["cvqa"].revision)
+    datasets.Dataset.from_dict({"ID": [str(n) for n in range(10_374)]}).to_parquet(tmp_path / "rows.parquet")
+    card = b"---\nconfigs:\n- config_name: default\n  data_files:\n  - split: test\n    path: test-*\n---\n"
+    files = {"README.md": card, "test-0.parquet": (tmp_path / "rows.parquet").read_bytes()}
+    environment = {**publish(host, "afaji/cvqa", commit, files), "HF_HOME": str(tmp_path / "hub")}
+    done = run("comem-lmms", "data", "prepare", "cvqa", **environment)
+    assert "cvqa: test 10,374 documents of afaji/cvqa at e9e152e, images inside" in done.stdout
+    assert check([SOURCES["cvqa"]])[0].state == "ready"
+    load = (
+        "from datasets import load_dataset\n"
+        f"print([load_dataset('afaji/cvqa', revision=at)['test'].num_rows for at in (None, {commit!r})])"
+    )
+    again = run("python", "-c", load, **{**environment, "HF_HUB_OFFLINE": "1"})
+    assert again.stdout.endswith("[10374, 10374]\n")
 
 
 def test_m2kr_images_are_unpacked(host, tmp_path, monkeypatch):

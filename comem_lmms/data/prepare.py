@@ -54,10 +54,11 @@ def _described(source: Source, folder: Path) -> list[str]:
     about = store.manifest(folder)
     splits = ", ".join(f"{split} {number:,}" for split, number in about["splits"].items())
     said = [f"{source.name}: {splits} documents and {about['images']:,} images in {folder}"]
-    if about.get("question_types") == "derived":
+    types = [places.downloads() / file.name for file in source.files if file.optional]
+    if about.get("question_types") == "derived" and types:
         said.append(
             "question types were derived from the answers: the official file of types could not be had "
-            f"(if you have it, put it at {places.downloads() / 'infoseek/infoseek_val_qtype.jsonl'} and use --force)"
+            f"(if you have it, put it at {types[0]} and use --force)"
         )
     return said
 
