@@ -13,18 +13,18 @@ from comem_lmms.errors import UserError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command; 0 if it succeeded, 2 if the user has to change something (said in one line)."""
+    """Runs one command; 0 if it succeeded, 1 if it finds something lacking, 2 if the user has to change something (said
+    in one line)."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     arguments = _parser().parse_args(argv)
     try:
-        arguments.run(arguments)
+        return arguments.run(arguments) or 0
     except UserError as error:
         print(f"comem-lmms: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("comem-lmms: interrupted", file=sys.stderr)
         return 130
-    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -88,6 +88,19 @@ def _parser() -> argparse.ArgumentParser:
     convert.add_argument("--base", required=True, help="the VLM it was tuned from: a Hub id or a folder")
     convert.add_argument("--rank", type=int, default=16, help="of the adapter (16, as the reference trains)")
     convert.set_defaults(run=_convert)
+
+    data = commands.add_parser("data", help="get the data of the benchmarks").add_subparsers(
+        required=True, metavar="ACTION"
+    )
+    prepare = data.add_parser("prepare", help="download a data set and make it ready for lmms-eval; can be interrupted")
+    prepare.add_argument("name", help="as `comem-lmms data check` lists them")
+    prepare.add_argument("--images", metavar="FOLDER", help="the images that you have, or m2kr for InfoSeek's")
+    prepare.add_argument("--contact", metavar="MAIL", help="shown to hosts from which images are fetched one by one")
+    prepare.add_argument("--force", action="store_true", help="download and prepare again, and accept changes")
+    prepare.set_defaults(run=_prepare_data)
+    check = data.add_parser("check", help="say what is there, what is missing and what it costs")
+    check.add_argument("names", nargs="*", metavar="name", help="default: all")
+    check.set_defaults(run=_check_data)
 
     microseek = commands.add_parser("microseek", help="work on MicroSeek")
     build = microseek.add_subparsers(required=True, metavar="ACTION").add_parser(
@@ -164,6 +177,24 @@ def _doctor(arguments: argparse.Namespace) -> None:
     print(
         "all checks hold" if "memory of an item" in checks else "all checks hold; no memory encoder was given to check"
     )
+
+
+def _prepare_data(arguments: argparse.Namespace) -> None:
+    from comem_lmms.data import sources
+    from comem_lmms.data.http import Client
+    from comem_lmms.data.prepare import prepare
+
+    source = sources.find(arguments.name)
+    print("\n".join(prepare(source, arguments.images, Client(arguments.contact), arguments.force)))
+
+
+def _check_data(arguments: argparse.Namespace) -> int:
+    from comem_lmms.data import sources
+    from comem_lmms.data.check import check, table
+
+    found = check([sources.find(name) for name in arguments.names or sources.SOURCES])
+    print(table(found))
+    return int(any(status.state != "ready" for status in found))
 
 
 def _report(arguments: argparse.Namespace) -> None:

@@ -2,18 +2,22 @@
 
 lmms-eval loads entry points when ``lmms_eval.models`` is first imported and gives up on all of them if one raises.
 It has no entry point for tasks, so the task folder is added to every ``TaskManager`` once ``lmms_eval.tasks`` is
-imported (which takes seconds, and is therefore not imported here).
+imported (which takes seconds, and is therefore not imported here). lmms-eval reads a task only once the model is
+loaded; ours are read when they are looked up, so that missing data is noticed before.
 """
 
 import importlib.util
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import wraps
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
+from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+from comem_lmms.errors import UserError
 
 log = logging.getLogger(__name__)
 
@@ -29,11 +33,8 @@ def manifests() -> list[Any]:
     """Registers our tasks and returns the manifests of our models."""
     from lmms_eval.models.registry_v2 import ModelManifest
 
-    for register in (_list_models, _register_tasks):
-        try:
-            register()
-        except Exception as error:  # an lmms-eval that differs must not cost other plugins their models
-            log.warning("comem-lmms: %s failed (%r); is this lmms-eval supported?", register.__name__, error)
+    _attempt(_list_models)
+    _attempt(_register_tasks)
     return [ModelManifest(model_id=name, chat_class_path=path) for name, path in MODELS.items()]
 
 
@@ -41,6 +42,14 @@ def task_folder() -> str:
     """Where the YAML files are, in a wheel as in an editable install."""
     spec = importlib.util.find_spec("comem_lmms.tasks")
     return next(iter(spec.submodule_search_locations))  # type: ignore[union-attr, arg-type]
+
+
+def _attempt(register: Callable[..., None], *arguments: Any) -> None:
+    """An lmms-eval that differs must not cost other plugins their models, or itself its tasks."""
+    try:
+        register(*arguments)
+    except Exception as error:
+        log.warning("comem-lmms: %s failed (%r); is this lmms-eval supported?", register.__name__, error)
 
 
 def _list_models() -> None:
@@ -73,17 +82,52 @@ class _AfterImport(MetaPathFinder):
             if self in sys.meta_path:
                 sys.meta_path.remove(self)
             execute(module)
-            _add_tasks(module)
+            _attempt(_add_tasks, module)
 
         return exec_module
 
 
 def _add_tasks(tasks: ModuleType) -> None:
-    original = tasks.TaskManager.initialize_tasks
+    manager = tasks.TaskManager
+    initialize, match = manager.initialize_tasks, manager.match_tasks
 
-    @wraps(original)
+    @wraps(initialize)
     def initialize_tasks(self: Any, include_path: Any = None, include_defaults: bool = True) -> dict[str, Any]:
         paths = [include_path] if isinstance(include_path, str) else list(include_path or [])
-        return original(self, include_path=[*paths, task_folder()], include_defaults=include_defaults)
+        return initialize(self, include_path=[*paths, task_folder()], include_defaults=include_defaults)
 
-    tasks.TaskManager.initialize_tasks = initialize_tasks
+    @wraps(match)
+    def match_tasks(self: Any, task_list: Any) -> list[str]:
+        names = match(self, task_list)
+        try:
+            _read_ours(self, names, set())
+        except Exception as error:
+            if (ours := _user_error(error)) is None:
+                raise
+            print(f"comem-lmms: {ours}", file=sys.stderr)
+            sys.exit(2)
+        return names
+
+    manager.initialize_tasks, manager.match_tasks = initialize_tasks, match_tasks
+
+
+def _read_ours(manager: Any, names: Iterable[Any], seen: set[str]) -> None:
+    """Reads the YAML files of our tasks in full, which asks for their data, and those of the members of groups."""
+    for name in names:
+        name = name.get("task") if isinstance(name, dict) else name
+        if not isinstance(name, str) or name in seen or name not in manager.task_index:
+            continue
+        seen.add(name)
+        entry = manager.task_index[name]
+        members = entry.get("task")
+        if entry["yaml_path"] != -1 and Path(task_folder()) in Path(entry["yaml_path"]).parents:
+            members = manager._get_config(name).get("task")
+        if isinstance(members, list):
+            _read_ours(manager, members, seen)
+
+
+def _user_error(error: BaseException | None) -> BaseException | None:
+    """What is behind an error, if it is for the user; lmms-eval wraps errors of modules that a YAML file names."""
+    while error is not None and not isinstance(error, UserError):
+        error = error.__cause__
+    return error

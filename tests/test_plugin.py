@@ -1,4 +1,6 @@
-"""Registration is light, harmless and complete."""
+"""Registration is light, harmless and complete, and missing data is noticed before a model is loaded."""
+
+import pytest
 
 PROGRAM = """
 import sys
@@ -50,3 +52,67 @@ def test_every_registered_class_is_a_chat_model_of_that_name():
         kind = get_model(name)
         assert kind.name == name
         assert not kind.is_simple
+
+
+UNPREPARED = {
+    "utils.py": "from comem_lmms.data import prepared\nFOLDER = prepared('viquae')\n",
+    "lacking.yaml": "task: lacking\ntag: tagged\ndataset_path: !function utils.FOLDER\n",
+    "../elsewhere/needs_data.py": "from comem_lmms.data import prepared\nFOLDER = prepared('viquae')\n",
+    "wrapped.yaml": "task: wrapped\ndataset_path: !function needs_data.FOLDER\n",
+    "wrong.yaml": "task: wrong\ndataset_path: !function no_such_module.FOLDER\n",
+    "inner.yaml": "group: inner\ntask: [{task: lacking}]\n",
+    "outer.yaml": "group: outer\ntask: [inner, outer]\n",
+}
+COMMAND = """
+import sys
+from comem_lmms import plugin
+folder = sys.argv.pop(1)
+plugin.task_folder = lambda: folder
+from lmms_eval.__main__ import cli_evaluate
+cli_evaluate()
+"""
+
+
+@pytest.fixture
+def unprepared(tmp_path, monkeypatch):
+    """A folder of tasks whose data is missing."""
+    monkeypatch.setenv("COMEM_DATA", str(tmp_path / "nothing"))
+    folder = tmp_path / "tasks"
+    folder.mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.syspath_prepend(str(tmp_path / "elsewhere"))
+    for name, text in UNPREPARED.items():
+        (folder / name).write_text(text)
+    return folder
+
+
+def test_missing_data_is_noticed_before_the_model_is_loaded(run, unprepared):
+    """By lmms-eval itself, which would complain of the model, and with a traceback."""
+    command = ("python", "-c", COMMAND, str(unprepared), "--model", "baseline", "--model_args", "pretrained=/nowhere")
+    done = run(*command, "--tasks", "outer", check=False)
+    assert done.returncode == 2
+    assert done.stdout.splitlines()[-1].startswith("comem-lmms: viquae is not prepared (there is no ")
+    assert done.stdout.splitlines()[-1].endswith("run: comem-lmms data prepare viquae")
+    assert "Traceback" not in done.stdout
+    assert "/nowhere" not in done.stdout.split("Namespace")[0]
+    assert "lacking" in run(*command, "--tasks", "list").stdout
+
+
+def test_only_our_missing_data_ends_a_run(unprepared, monkeypatch, capsys):
+    import lmms_eval.models  # noqa: F401, loads the plugin
+    from lmms_eval.tasks import TaskManager
+
+    from comem_lmms import plugin
+
+    elsewhere = TaskManager(include_path=str(unprepared))
+    assert elsewhere.match_tasks(["lacking", "outer", "microseek"]) == ["lacking", "microseek", "outer"]
+    monkeypatch.setattr(plugin, "task_folder", lambda: str(unprepared))
+    ours = TaskManager()
+    for name in ("lacking", "tagged", "inner", "outer", "lack*", "wrapped"):
+        with pytest.raises(SystemExit) as ended:
+            ours.match_tasks([name])
+        assert ended.value.code == 2
+        assert capsys.readouterr().err.count("\n") == 1
+    with pytest.raises(ImportError, match="no_such_module"):
+        ours.match_tasks(["wrong"])
+    assert ours.match_tasks(["nothing_of_the_kind"]) == []

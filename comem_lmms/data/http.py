@@ -1,0 +1,228 @@
+"""Downloads: a URL in, a whole file out; what was begun goes on where it was.
+
+Polite by construction: one User-Agent that says who asks and how to reach them, a pause between two requests to a host,
+ever longer waits when a host is busy, and as long a wait as it asks for.
+"""
+
+import errno
+import os
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
+from http.client import HTTPException, HTTPResponse
+from pathlib import Path
+from urllib.error import HTTPError
+from urllib.parse import urlsplit
+from urllib.request import Request, urlopen
+
+from tqdm import tqdm
+
+from comem_lmms import __version__
+from comem_lmms.errors import UserError, one_line
+
+BLOCK = 1 << 20  # bytes
+PATIENCE = 600.0  # s, the longest wait that a host may ask for
+BUSY = {429, 500, 502, 503, 504}
+REFUSED = {
+    401: "it wants a login",
+    403: "it is refused; it may be gated, or gone",
+    404: "there is no such file",
+    410: "it is gone",
+}
+GONE = {404, 410}
+
+
+class Missing(UserError):
+    """There is no such file, or not the kind of file that it should be; others may be there."""
+
+
+@dataclass
+class Client:
+    """Fetches files from hosts that are not ours.
+
+    Attributes:
+        contact: mail address for the User-Agent, so that a host can complain.
+        pause: s between the starts of two requests to one host.
+        tries: attempts in a row that bring nothing before giving up.
+        timeout: s without a byte before an attempt is given up.
+    """
+
+    contact: str | None = None
+    pause: float = 0.5
+    tries: int = 6
+    timeout: float = 60.0
+    sleep: Callable[[float], None] = time.sleep
+    _next: dict[str, float] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.contact and not re.fullmatch(r"[!-~]+@[!-~]+", self.contact):
+            raise UserError(f"--contact {self.contact!r} is no mail address; give one at which you can be reached")
+
+    @property
+    def user_agent(self) -> str:
+        """Who asks, always the same, never a browser."""
+        about = "plugin of https://github.com/EvolvingLMMs-Lab/lmms-eval"
+        return f"comem-lmms/{__version__} ({about}{f'; {self.contact}' if self.contact else ''})"
+
+    def fetch(self, url: str, target: Path, progress: bool = True) -> None:
+        """Downloads to ``target``, through ``target.partial``, which is gone on with if it is there.
+
+        Raises:
+            UserError: the host refuses, cannot be reached or asks for too long a wait, or the disk is full.
+        """
+        with _on_disk(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+        partial = Partial(target)
+        failures = 0
+        while True:
+            before = partial.size
+            try:
+                self._attempt(url, partial, progress)
+                break
+            except _Again as again:
+                failures = 1 if partial.size > before else failures + 1
+                if failures >= self.tries:
+                    raise UserError(
+                        f"cannot download {url} ({again}, {failures} times); check the network and run it again, "
+                        "what was downloaded is kept"
+                    ) from again
+                self.sleep(max(again.after, 2.0 ** (failures - 1)))
+        partial.finish()
+
+    def _attempt(self, url: str, partial: "Partial", progress: bool) -> None:
+        self._wait_for_turn(urlsplit(url).netloc)
+        headers = {"User-Agent": self.user_agent, **partial.headers()}
+        try:
+            with urlopen(Request(url, headers=headers), timeout=self.timeout) as response:
+                _receive(response, partial, url, progress)
+        except HTTPError as error:
+            _explain(error, url, partial)
+        except (OSError, HTTPException) as error:  # no network, a host that hangs up, a timeout
+            raise _Again(one_line(error) or type(error).__name__) from error
+
+    def _wait_for_turn(self, host: str) -> None:
+        now = time.monotonic()
+        if (wait := self._next.get(host, 0.0) - now) > 0:
+            self.sleep(wait)
+        self._next[host] = max(now, self._next.get(host, 0.0)) + self.pause
+
+
+class Partial:
+    """A file that is being downloaded, and what the host called its content, so that another is not glued to it."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+        self.path = target.with_name(f"{target.name}.partial")
+        self._validator = target.with_name(f"{target.name}.partial.etag")
+
+    @property
+    def size(self) -> int:
+        return self.path.stat().st_size if self.path.exists() else 0
+
+    def headers(self) -> dict[str, str]:
+        """Asks for the rest if the content is still the same, else for all of it."""
+        if not self.size or not self._validator.exists():
+            return {}
+        return {"Range": f"bytes={self.size}-", "If-Range": self._validator.read_text()}
+
+    def begin(self, response: HTTPResponse) -> None:
+        """Forgets what is there for a content from its first byte."""
+        self.path.write_bytes(b"")
+        etag = response.headers.get("ETag", "")
+        if etag and not etag.startswith("W/"):  # a weak one does not promise the same bytes
+            self._validator.write_text(etag)
+        elif modified := response.headers.get("Last-Modified"):
+            self._validator.write_text(modified)
+        else:
+            self._validator.unlink(missing_ok=True)
+
+    def drop(self) -> None:
+        self.path.unlink(missing_ok=True)
+        self._validator.unlink(missing_ok=True)
+
+    def finish(self) -> None:
+        os.replace(self.path, self.target)
+        self._validator.unlink(missing_ok=True)
+
+
+class _Again(Exception):
+    """An attempt failed in a way that passes; ``after`` is how long the host wants to be left alone, in s."""
+
+    def __init__(self, reason: str, after: float = 0.0) -> None:
+        super().__init__(reason)
+        self.after = after
+
+
+def _receive(response: HTTPResponse, partial: Partial, url: str, progress: bool) -> None:
+    if response.status != 206:
+        with _on_disk(partial.path):
+            partial.begin(response)
+    start = partial.size
+    if response.status == 206 and not response.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
+        partial.drop()
+        raise _Again("the host sent another part than it was asked for")
+    length = response.headers.get("Content-Length")
+    total = None if length is None else start + int(length)
+    if total is not None and (free := shutil.disk_usage(partial.path.parent).free) < total - start:
+        raise UserError(f"{url} needs {total - start:,} bytes but {partial.path.parent} has {free:,} left; make room")
+    bar = tqdm(
+        total=total,
+        initial=start,
+        desc=partial.target.name,
+        unit="B",
+        unit_scale=True,
+        disable=None if progress else True,
+    )
+    with _on_disk(partial.path):
+        file = partial.path.open("ab")
+    with file, bar:
+        while block := response.read(BLOCK):
+            with _on_disk(partial.path):
+                file.write(block)
+                file.flush()
+            bar.update(len(block))
+    if total is not None and partial.size != total:
+        raise _Again(f"the connection ended at byte {partial.size:,} of {total:,}")
+
+
+@contextmanager
+def _on_disk(path: Path) -> Iterator[None]:
+    """Tells what fails here from what fails on the network."""
+    try:
+        yield
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        raise UserError(
+            f"cannot write {path} ({'the disk is full' if full else one_line(error)}); put that right and run it "
+            "again, what was downloaded is kept"
+        ) from error
+
+
+def _explain(error: HTTPError, url: str, partial: Partial) -> None:
+    if error.code == 416:  # more than there is: not the file that this host has now
+        partial.drop()
+        raise _Again("the host has another file than the one begun") from error
+    if error.code in BUSY:
+        after = _retry_after(error.headers.get("Retry-After"))
+        if after > PATIENCE:
+            raise UserError(f"{urlsplit(url).netloc} asks to be left alone for {after:.0f} s; run it again then")
+        raise _Again(f"status {error.code}", after) from error
+    reason = REFUSED.get(error.code, one_line(error))
+    kind = Missing if error.code in GONE else UserError
+    raise kind(f"cannot download {url}: status {error.code}, {reason}") from error
+
+
+def _retry_after(value: str | None) -> float:
+    """Seconds, from a number of them or from a date."""
+    if not value:
+        return 0.0
+    if value.strip().isdigit():
+        return float(value)
+    try:
+        return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
+    except ValueError:
+        return 0.0

@@ -1,0 +1,67 @@
+"""Data sets of the Hub: files of their repositories, and whole ones as lmms-eval will load them."""
+
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from comem_lmms.data.sources import File, Source
+from comem_lmms.errors import UserError, one_line
+
+if TYPE_CHECKING:
+    from datasets import DatasetDict
+
+
+def download(file: File, target: Path) -> None:
+    """One file of a repository; huggingface_hub resumes, checks and knows the user's token.
+
+    Raises:
+        UserError: it cannot be had.
+    """
+    from huggingface_hub import hf_hub_download
+
+    folder = target.with_name(f"{target.name}.hub")  # the file lies there under its path in the repository
+    try:
+        got = hf_hub_download(file.repository, file.path, repo_type="dataset", revision=file.revision, local_dir=folder)
+    except Exception as error:  # huggingface_hub and httpx raise a dozen kinds
+        raise _refused(file.repository, error) from error
+    os.replace(got, target)
+    shutil.rmtree(folder)
+
+
+def commit(source: Source) -> str:
+    """The commit that a data set has now, or is pinned to; empty for a folder, which has none.
+
+    Raises:
+        UserError: the Hub cannot be asked.
+    """
+    if Path(source.hub or "").is_dir():
+        return ""
+    from huggingface_hub import HfApi
+
+    try:
+        return str(HfApi().dataset_info(str(source.hub), revision=source.revision).sha)
+    except Exception as error:  # as above
+        raise _refused(str(source.hub), error) from error
+
+
+def load(source: Source, revision: str | None) -> "DatasetDict":
+    """A data set as lmms-eval loads it, in the cache where lmms-eval looks for it.
+
+    Raises:
+        UserError: it cannot be downloaded or read.
+    """
+    from datasets import load_dataset
+
+    options: dict[str, Any] = {"revision": revision} if revision else {}
+    try:
+        return load_dataset(str(source.hub), cache_dir=os.environ.get("LMMS_EVAL_DATASETS_CACHE") or None, **options)
+    except Exception as error:  # as above
+        raise _refused(str(source.hub), error) from error
+
+
+def _refused(repository: str, error: Exception) -> UserError:
+    return UserError(
+        f"cannot download {repository} from the Hub ({type(error).__name__}: {one_line(error)}); check the network, "
+        "and `hf auth login` if it is gated, then run it again: what was downloaded is kept"
+    )
