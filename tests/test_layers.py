@@ -11,6 +11,7 @@ ORDER = (
     "comem_lmms.errors",
     "comem_lmms.files",
     "comem_lmms.images",
+    "comem_lmms.data",
     "comem_lmms.records",
     "comem_lmms.micro",
     "comem_lmms.scoring",
