@@ -18,6 +18,7 @@ ORDER = (
     "comem_lmms.linking",
     "comem_lmms.scoring.replay",
     "comem_lmms.prompts",
+    "comem_lmms.questions",
     "comem_lmms.knowledge",
     "comem_lmms.retrieval",
     "comem_lmms.microseek",
@@ -37,7 +38,15 @@ ORDER = (
     "comem_lmms.cli",
 )
 # Neighbours that know less than their place in a line would allow.
-TASKS = {"comem_lmms.records", "comem_lmms.scoring", "comem_lmms.prompts"}
+TASKS = {
+    "comem_lmms.data",
+    "comem_lmms.errors",
+    "comem_lmms.linking",
+    "comem_lmms.questions",
+    "comem_lmms.records",
+    "comem_lmms.scoring",
+    "comem_lmms.prompts",
+}
 NOT_FOR_TRAINING = {
     "comem_lmms.models",
     "comem_lmms.doctor",
@@ -45,7 +54,14 @@ NOT_FOR_TRAINING = {
     "comem_lmms.report",
     "comem_lmms.cli",
 }
-LIGHT = ("comem_lmms.plugin", "comem_lmms.scoring", "comem_lmms.linking", "comem_lmms.records", "comem_lmms.prompts")
+LIGHT = (
+    "comem_lmms.plugin",
+    "comem_lmms.scoring",
+    "comem_lmms.linking",
+    "comem_lmms.records",
+    "comem_lmms.prompts",
+    "comem_lmms.questions",
+)
 HEAVY = {"torch", "transformers", "tokenizers", "peft", "datasets", "faiss", "open_clip", "lmms_eval"}
 
 
