@@ -110,17 +110,17 @@ def infoseek(split: str = "val", features: dict[str, Any] = INFOSEEK) -> list[di
 
 
 def oven(part: str) -> list[dict[str, Any]]:
-    """A seen and an unseen one, of "query" or "entity"."""
+    """Two seen and two unseen ones, of "query" or "entity"."""
     return [
         _row(
             OVEN,
             number,
             question=f"what is this {number}?",
-            entity_id=f"Q{number}",
-            entity_text="Oslo",
-            data_split=f"{part}_val_{split}",
+            entity_id=f"Q{number % 2}",
+            entity_text=("Oslo", "Rome")[number % 2],
+            data_split=f"{part}_val_{'seen' if number < 2 else 'unseen'}",
         )
-        for number, split in enumerate(("seen", "unseen"))
+        for number in range(4)
     ]
 
 
@@ -136,7 +136,7 @@ def okvqa(features: dict[str, Any] = OKVQA) -> list[dict[str, Any]]:
 def aokvqa() -> list[dict[str, Any]]:
     rows = [
         _row(AOKVQA, n, question=f"What is it {n}?", choices=["skiing", "race", "bike", "boat"], correct_choice_idx=1)
-        for n in range(2)
+        for n in range(3)
     ]
     return [
         row | {"direct_answers": str(["racing"] * 9 + ["bike"]), "difficult_direct_answer": n == 1}

@@ -12,6 +12,7 @@ ORDER = (
     "comem_lmms.files",
     "comem_lmms.images",
     "comem_lmms.data",
+    "comem_lmms.folders",
     "comem_lmms.records",
     "comem_lmms.micro",
     "comem_lmms.scoring",
@@ -35,12 +36,14 @@ ORDER = (
     "comem_lmms.doctor",
     "comem_lmms.plugin",
     "comem_lmms.report",
+    "comem_lmms.rescore",
     "comem_lmms.cli",
 )
 # Neighbours that know less than their place in a line would allow.
 TASKS = {
     "comem_lmms.data",
     "comem_lmms.errors",
+    "comem_lmms.folders",
     "comem_lmms.linking",
     "comem_lmms.questions",
     "comem_lmms.records",
@@ -52,6 +55,7 @@ NOT_FOR_TRAINING = {
     "comem_lmms.doctor",
     "comem_lmms.plugin",
     "comem_lmms.report",
+    "comem_lmms.rescore",
     "comem_lmms.cli",
 }
 LIGHT = (

@@ -81,7 +81,7 @@ def final(rows: Iterable[Scored]) -> Estimate:
 
     Nothing if a split has no rows, where the script has 0.0: no run over all questions can come to that.
     """
-    rows = list(rows)
+    rows = [Scored(*row) for row in rows]  # which a sample log holds as lists
     parts = [
         estimate([row.score for row in rows if is_unseen_question(row.data_split) is unseen])
         for unseen in (True, False)

@@ -6,8 +6,8 @@ from typing import Any
 
 from comem_lmms.tasks.common import Doc, combined, complete, mean, to_combine
 from comem_lmms.tasks.oven.linker import link, title_index
-from comem_lmms.tasks.prepared import folder
 
+from comem_lmms.folders import folder
 from comem_lmms.scoring import oven
 from comem_lmms.scoring.extraction import extract, is_unparsed
 

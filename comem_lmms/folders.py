@@ -1,4 +1,4 @@
-"""The folder of a prepared data set by its name, for YAML files: ``!function comem_lmms.tasks.prepared.infoseek``."""
+"""The folder of a prepared data set by its name, for YAML files: ``!function comem_lmms.folders.infoseek``."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +9,7 @@ from loguru import logger
 from comem_lmms import data
 from comem_lmms.errors import UserError
 
-_needed = ContextVar("_needed", default=True)
+_needed: ContextVar[bool] = ContextVar("_needed", default=True)
 
 
 def __getattr__(name: str) -> str:
