@@ -166,8 +166,11 @@ def _report(arguments: argparse.Namespace) -> None:
 
 
 def _rescore(arguments: argparse.Namespace) -> None:
+    from loguru import logger
+
     from comem_lmms.rescore import render, rescore
 
+    logger.remove()  # lmms-eval tells about every file that it reads; errors come as UserError
     print(render(rescore(arguments.samples, arguments.task)))
 
 

@@ -1,15 +1,9 @@
 """The folder of a prepared data set by its name, for YAML files: ``!function comem_lmms.folders.infoseek``."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
-
 from loguru import logger
 
 from comem_lmms import data
 from comem_lmms.errors import UserError
-
-_needed: ContextVar[bool] = ContextVar("_needed", default=True)
 
 
 def __getattr__(name: str) -> str:
@@ -25,17 +19,7 @@ def folder(name: str) -> str:
         UserError: it has not been prepared.
     """
     try:
-        return data.prepared(name) if _needed.get() else name
+        return data.prepared(name)
     except UserError as error:  # lmms-eval hides it behind an ImportError
         logger.error(str(error))
         raise
-
-
-@contextmanager
-def not_needed() -> Iterator[None]:
-    """Lets YAML files be read where no data set has been prepared."""
-    token = _needed.set(False)
-    try:
-        yield
-    finally:
-        _needed.reset(token)

@@ -1,17 +1,16 @@
 """A sample log scored again, without a model: what lmms-eval wrote with ``--log_samples`` in, one row a metric out.
 
-The scorers and their aggregation are the task's own, and standard errors are made by lmms-eval as in a run.
+A log holds no documents, so they are looked up in the task's data set by their numbers. Scorers and aggregation are the
+task's own, and standard errors are made by lmms-eval as in a run.
 """
 
 import json
 from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, NamedTuple
 
-from comem_lmms.errors import UserError
-from comem_lmms.folders import not_needed
+from comem_lmms.errors import UserError, one_line
 from comem_lmms.plugin import task_folder
 
 Items = dict[str, list[Any]]  # of each metric, what each document contributes
@@ -27,22 +26,21 @@ class Rescored(NamedTuple):
     logged: float | None
 
 
-def rescore(path: Path, task: str) -> list[Rescored]:
+def rescore(path: Path, name: str) -> list[Rescored]:
     """Every metric of a task over a log, in the order of the task.
 
     Raises:
-        UserError: there is no such task or file, or the file is not a log of the task.
+        UserError: there is no such task or file, the data set cannot be loaded, or the log is not of its documents.
     """
-    config = _config(task)
+    task = _task(name)
     new: Items = {}
     logged: Items = {}
     for where, sample in _samples(path):
-        scores = _score(config, sample, f"{where} is no sample of task {task}")
-        for metric, item in scores.items():
+        for metric, item in task.process_results(_document(task, sample, where), _answers(sample)).items():
             new.setdefault(metric, []).append(item)
             if metric in sample:
                 logged.setdefault(metric, []).append(sample[metric])
-    values, before = _aggregate(config, new), _aggregate(config, logged)
+    values, before = _aggregate(task, new), _aggregate(task, logged)
     return [
         Rescored(
             metric,
@@ -50,7 +48,7 @@ def rescore(path: Path, task: str) -> list[Rescored]:
             _number(values.get(f"{metric}_stderr,{_FILTER}")),
             _number(before.get(f"{metric},{_FILTER}")),
         )
-        for metric in (entry["metric"] for entry in config["metric_list"])
+        for metric in task.aggregation()
         if metric in new and not metric.endswith("_stderr")
     ]
 
@@ -63,15 +61,21 @@ def render(rows: Sequence[Rescored]) -> str:
     return "\n".join(f"{line[0]:{width}}" + "".join(f"  {cell:>6}" for cell in line[1:]) for line in lines)
 
 
-def _config(task: str) -> dict[str, Any]:
+def _task(name: str) -> Any:
     from lmms_eval.tasks import TaskManager
+    from tenacity import RetryError
 
     manager = TaskManager(include_path=task_folder(), include_defaults=False)
-    if task not in manager.all_subtasks:
-        close = get_close_matches(task, manager.all_subtasks, n=3) or manager.all_subtasks
-        raise UserError(f"task {task!r} is none of comem-lmms; did you mean {', '.join(close)}?")
-    with not_needed():
-        return manager._get_config(task)
+    if name not in manager.all_subtasks:
+        close = get_close_matches(name, manager.all_subtasks, n=3) or manager.all_subtasks
+        raise UserError(f"task {name!r} is none of comem-lmms; did you mean {', '.join(close)}?")
+    try:
+        return manager.load_task_or_group([name], "chat")[name]
+    except (ImportError, RetryError) as error:  # lmms-eval's wrapping of what went wrong
+        cause = error.last_attempt.exception() if isinstance(error, RetryError) else error.__cause__ or error
+        if isinstance(cause, UserError):
+            raise cause from error
+        raise UserError(f"the documents of task {name} cannot be loaded ({one_line(cause or error)})") from error
 
 
 def _samples(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -86,27 +90,30 @@ def _samples(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             yield f"line {number} of {path}", sample
 
 
-def _score(config: dict[str, Any], sample: dict[str, Any], complaint: str) -> dict[str, Any]:
-    """As lmms-eval scores a document: it strips the answers first."""
-    try:
-        answers = [(answer or "").strip() for answer in sample["filtered_resps"]]
-        return config["process_results"](sample["doc"], answers)
-    except KeyError as error:
+def _document(task: Any, sample: dict[str, Any], where: str) -> dict[str, Any]:
+    """The document of a sample, without its images; its right answer tells whether it is the one that was asked."""
+    number, documents = sample.get("doc_id"), task.eval_docs_no_media
+    if not isinstance(number, int) or not isinstance(sample.get("filtered_resps"), str | list):
+        raise UserError(f"{where} is no sample of lmms-eval: it needs doc_id and filtered_resps")
+    target = str(task.doc_to_target(documents[number])) if number < len(documents) else None
+    if target != sample.get("target"):
         raise UserError(
-            f"{complaint}: it has no {error}, which the scorers need; give the task that was run"
-        ) from error
-    except (AttributeError, TypeError, IndexError) as error:
-        raise UserError(f"{complaint} ({error}); give the task that was run") from error
+            f"{where} has the right answer {sample.get('target')!r}, but document {number} of task {task.task_name} "
+            f"has {target!r}; give the task that was run, with the data that it was run on"
+        )
+    return documents[number]
 
 
-def _aggregate(config: dict[str, Any], items: Items) -> dict[str, Any]:
-    """By lmms-eval's own function, which takes a task only for its aggregations."""
-    from lmms_eval.api.registry import get_aggregation
+def _answers(sample: dict[str, Any]) -> list[str]:
+    """lmms-eval writes a single answer without its list."""
+    answers = sample["filtered_resps"]
+    return [answers] if isinstance(answers, str) else answers
+
+
+def _aggregate(task: Any, items: Items) -> dict[str, Any]:
     from lmms_eval.evaluator_utils import TaskOutput
 
-    named = {entry["metric"]: entry["aggregation"] for entry in config["metric_list"]}
-    aggregation = {metric: get_aggregation(how) if isinstance(how, str) else how for metric, how in named.items()}
-    output = TaskOutput(task=SimpleNamespace(aggregation=lambda: aggregation, args=None))
+    output = TaskOutput(task=task)
     for metric, values in items.items():
         output.sample_metrics[metric, _FILTER] = values
     output.calculate_aggregate_metric()

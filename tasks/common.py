@@ -106,7 +106,7 @@ def to_combine(name: str, item: Any) -> dict[str, Any]:
 # ---- groups ---------------------------------------------------------------------------------------------------------
 
 
-def mean_of_columns(metrics: Sequence[float | None], sizes: list[int], weight_by_size: bool) -> float | None:
+def mean_of_columns(metrics: Sequence[float | None], sizes: list[float], weight_by_size: bool) -> float | None:
     """A group's unweighted mean over tasks; None if a task has no value.
 
     lmms-eval goes on to pool the tasks' standard errors with ``sizes``, as if all questions were one sample. With equal
@@ -118,11 +118,11 @@ def mean_of_columns(metrics: Sequence[float | None], sizes: list[int], weight_by
     return mean_of(values) if len(values) == len(metrics) else None
 
 
-def mean_of_translations(metrics: Sequence[float | None], sizes: list[int], weight_by_size: bool) -> float | None:
+def mean_of_translations(metrics: Sequence[float | None], sizes: list[float], weight_by_size: bool) -> float | None:
     """As `mean_of_columns` where the tasks ask the same questions: their errors depend on each other, so none is given.
 
     The standard error becomes NaN, since lmms-eval computes one in any case.
     """
     value = mean_of_columns(metrics, sizes, weight_by_size)
-    sizes[:] = [float("nan")] * len(sizes)  # type: ignore[list-item]
+    sizes[:] = [float("nan")] * len(sizes)
     return value

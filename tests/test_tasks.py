@@ -10,19 +10,16 @@ from copy import deepcopy
 from functools import cache
 from pathlib import Path
 from statistics import stdev
-from typing import ClassVar
 
 import benchmark_data
 import pytest
-from helpers import ChatRecorder, Recorder, evaluate, register
+from helpers import Recorder, Scripted, evaluate, register
 from hostile import LONG, TEXTS, repeated
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lmms_eval.api.instance import GenerationResult
 
 from comem_lmms import data
 from comem_lmms.errors import UserError
-from comem_lmms.folders import not_needed
 from comem_lmms.linking import TitleIndex
 from comem_lmms.plugin import task_folder
 from comem_lmms.questions import ask
@@ -42,8 +39,7 @@ def config(name: str) -> dict:
     from lmms_eval.utils import load_yaml_config
 
     (path,) = (path for path in YAMLS if path.stem == name)
-    with not_needed():
-        return load_yaml_config(str(path), mode="full")
+    return load_yaml_config(str(path), mode="full")
 
 
 def cvqa_subsets() -> dict[str, str]:
@@ -75,27 +71,11 @@ def world(tmp_path_factory):
     _resolve_hf_datasets_cache_dir.cache_clear()
 
 
-class Scripted(ChatRecorder):
-    """Answers what a function of the task and the document says, and notes what it was asked."""
-
-    says: ClassVar = staticmethod(lambda task, doc: "")
-
-    def answer(self, contexts, seen, arguments, ids, tasks, splits):
-        for context, show, id_, task, split in zip(contexts, seen, ids, tasks, splits, strict=True):
-            doc = self.task_dict[task][split][id_]
-            self.asked[task, id_] = (context, show(doc), dict(arguments[0]))
-            yield GenerationResult(Scripted.says(task, doc))
-
-
-class ScriptedSimple(Recorder):
-    """Notes what a simple model is asked, and answers nothing."""
-
-
 def run_scripted(says, *tasks: str, model: str = "scripted", **arguments) -> dict:
     """A run of a model whose answers are known; the name of the model decides which prompts it gets."""
     Scripted.says = staticmethod(says)
     Scripted.asked.clear()
-    register("scripted", "chat", "test_tasks.Scripted")
+    register("scripted", "chat", "helpers.Scripted")
     return evaluate(model, tasks, task_manager=manager(model), **arguments)
 
 
@@ -132,20 +112,19 @@ def half_right(task: str, doc: dict) -> str:
 
 
 @pytest.mark.parametrize("path", YAMLS, ids=lambda path: path.stem)
-def test_every_file_loads_from_any_folder(path, tmp_path, monkeypatch):
+def test_every_file_loads_from_any_folder(world, path, tmp_path, monkeypatch):
     from lmms_eval.utils import load_yaml_config
 
     loaded = []
     for folder in (tmp_path, path.parent):
         monkeypatch.chdir(folder)
-        with not_needed():
-            loaded.append(load_yaml_config(str(path), mode="full"))
+        loaded.append(load_yaml_config(str(path), mode="full"))
     assert loaded[0].keys() == loaded[1].keys()
     assert load_yaml_config(str(path), mode="simple")
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_every_task_says_what_it_needs(name):
+def test_every_task_says_what_it_needs(world, name):
     task = config(name)
     assert task["task"] == name
     assert task["generation_kwargs"] == {"until": [], "max_new_tokens": 1000, "do_sample": False, "temperature": 0}
@@ -337,13 +316,13 @@ def test_options_are_laid_out_as_in_the_paper(world):
 
 
 def test_simple_models_get_image_and_text(world):
-    register("scripted_simple", "simple", "test_tasks.ScriptedSimple")
-    ScriptedSimple.asked.clear()
-    evaluate("scripted_simple", ("infoseek", "mrag_bench_gt"), limit=1, task_manager=manager("scripted_simple"))
-    context, images, _ = ScriptedSimple.asked["infoseek", 0]
+    register("recorder", "simple", "helpers.Recorder")
+    Recorder.asked.clear()
+    evaluate("recorder", ("infoseek", "mrag_bench_gt"), limit=1, task_manager=manager("recorder"))
+    context, images, _ = Recorder.asked["infoseek", 0]
     assert context == "What is the capital of 0?\nAnswer with a single word or a short phrase."
     assert len(images) == 1
-    assert len(ScriptedSimple.asked["mrag_bench_gt", 0][1]) == 6
+    assert len(Recorder.asked["mrag_bench_gt", 0][1]) == 6
 
 
 # ---- scorers --------------------------------------------------------------------------------------------------------
@@ -351,7 +330,7 @@ def test_simple_models_get_image_and_text(world):
 # One task of each kind.
 SCORED = (
     *("infoseek", "infoseek_es", "infoseek_unseen_entity", "oven", "oven_query", "mrag_bench", "okvqa", "aokvqa_da"),
-    *("aokvqa_mc", "viquae", "cvqa", "cvqa_urdu_india", "evqa_train"),
+    *("aokvqa_mc", "viquae", "cvqa", "cvqa_urdu_india", "evqa_train", "infoseek_paper"),
 )
 
 
@@ -452,7 +431,7 @@ def logs(world, tmp_path_factory) -> Path:
 
     folder = tmp_path_factory.mktemp("logs")
     tracker = EvaluationTracker(output_path=str(folder))
-    results = run_scripted(half_right, *SCORED)
+    results = run_scripted(half_right, *SCORED, evaluation_tracker=tracker)
     samples = results.pop("samples")
     tracker.save_results_aggregated(results=results, samples=samples, datetime_str="now")
     for name in SCORED:
@@ -462,9 +441,7 @@ def logs(world, tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize("name", SCORED)
-def test_a_log_scored_again_gives_the_same(logs, name, monkeypatch, tmp_path):
-    if not name.startswith("oven"):  # which needs its titles
-        monkeypatch.setenv("COMEM_DATA", str(tmp_path / "nothing"))
+def test_a_log_scored_again_gives_the_same(logs, name):
     (log,) = logs.rglob(f"*_samples_{name}.jsonl")
     scores = json.loads((logs / "results.json").read_text())[name]
     again = rescore(log, name)
@@ -478,15 +455,20 @@ def test_a_log_scored_again_gives_the_same(logs, name, monkeypatch, tmp_path):
 
 
 def test_the_command_prints_a_table(logs, run):
-    (log,) = logs.rglob("*_samples_infoseek.jsonl")
-    out = run("comem-lmms", "rescore", str(log), "--task", "infoseek", COMEM_DATA=os.devnull).stdout
-    assert out.splitlines()[0].split() == ["metric", "score", "stderr", "logged"]
-    assert out.splitlines()[1].split() == ["official", "0.5000", "0.3536", "0.5000"]
+    (log,) = logs.rglob("*_samples_infoseek_paper.jsonl")
+    lines = run("comem-lmms", "rescore", str(log), "--task", "infoseek_paper").stdout.splitlines()
+    assert lines[0].split() == ["metric", "score", "stderr", "logged"]
+    assert lines[1].split() == ["official", "0.5000", "0.3536", "0.5000"]
+    missing = run(
+        "comem-lmms", "rescore", str(log), "--task", "infoseek_paper", COMEM_DATA=os.devnull, check=False
+    ).stdout
+    assert missing.startswith("comem-lmms: infoseek_paper is not prepared")
+    assert len(missing.splitlines()) == 1
 
 
 def test_logs_of_another_task_and_unknown_tasks_are_named(logs, tmp_path):
     (log,) = logs.rglob("*_samples_infoseek.jsonl")
-    with pytest.raises(UserError, match=r"line 1 of .*no 'answers'"):
+    with pytest.raises(UserError, match=r"line 1 of .*'Oslo'.*document 0 of task okvqa has 'racing'"):
         rescore(log, "okvqa")
     with pytest.raises(UserError, match="did you mean infoseek"):
         rescore(log, "infoseekk")
