@@ -38,6 +38,11 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("--rows", type=int, metavar="N", help="fail unless there are exactly N rows")
     report.set_defaults(run=_report)
 
+    rescore = commands.add_parser("rescore", help="score a sample log of lmms-eval again, without a model")
+    rescore.add_argument("samples", type=Path, help="a *_samples_*.jsonl that --log_samples wrote")
+    rescore.add_argument("--task", required=True, help="whose scorers to use; usually the task that was run")
+    rescore.set_defaults(run=_rescore)
+
     kb = commands.add_parser("kb", help="work on a knowledge base").add_subparsers(required=True, metavar="ACTION")
     index = kb.add_parser("index", help="embed the images of a knowledge base and build its search index")
     index.add_argument("folder", type=Path, help="the knowledge base")
@@ -206,6 +211,15 @@ def _report(arguments: argparse.Namespace) -> None:
     if arguments.json:
         write_summary(rows, arguments.json)
     print(render(rows))
+
+
+def _rescore(arguments: argparse.Namespace) -> None:
+    from loguru import logger
+
+    from comem_lmms.rescore import render, rescore
+
+    logger.remove()  # lmms-eval tells about every file that it reads; errors come as UserError
+    print(render(rescore(arguments.samples, arguments.task)))
 
 
 def _index(arguments: argparse.Namespace) -> None:

@@ -13,17 +13,28 @@ import torch
 from helpers import chat
 
 ROOT = Path(__file__).parents[1]
-SHARED = ROOT.parent / "shared" / "fixtures"
+SHARED = ROOT.parent / "shared"
 
 
 @pytest.fixture(scope="session")
 def fixtures() -> Path:
-    """Reference outputs that are not part of a clone; their absence fails where CI=true."""
-    if not SHARED.is_dir():
+    """Reference outputs."""
+    return _shared("fixtures")
+
+
+@pytest.fixture(scope="session")
+def spec() -> Path:
+    """What the reference's prompts and benchmarks are."""
+    return _shared("spec")
+
+
+def _shared(name: str) -> Path:
+    """A folder that is not part of a clone; its absence fails where CI=true."""
+    if not (folder := SHARED / name).is_dir():
         if os.environ.get("CI") == "true":
-            pytest.fail(f"{SHARED} is missing")
-        pytest.skip(f"{SHARED} is not part of a clone")
-    return SHARED
+            pytest.fail(f"{folder} is missing")
+        pytest.skip(f"{folder} is not part of a clone")
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -18,6 +18,8 @@ ORDER = (
     "comem_lmms.scoring.replay",
     "comem_lmms.prompts",
     "comem_lmms.data",
+    "comem_lmms.folders",
+    "comem_lmms.questions",
     "comem_lmms.knowledge",
     "comem_lmms.retrieval",
     "comem_lmms.microseek",
@@ -34,15 +36,26 @@ ORDER = (
     "comem_lmms.doctor",
     "comem_lmms.plugin",
     "comem_lmms.report",
+    "comem_lmms.rescore",
     "comem_lmms.cli",
 )
 # Neighbours that know less than their place in a line would allow.
-TASKS = {"comem_lmms.records", "comem_lmms.scoring", "comem_lmms.prompts", "comem_lmms.data"}
+TASKS = {
+    "comem_lmms.data",
+    "comem_lmms.errors",
+    "comem_lmms.folders",
+    "comem_lmms.linking",
+    "comem_lmms.questions",
+    "comem_lmms.records",
+    "comem_lmms.scoring",
+    "comem_lmms.prompts",
+}
 NOT_FOR_TRAINING = {
     "comem_lmms.models",
     "comem_lmms.doctor",
     "comem_lmms.plugin",
     "comem_lmms.report",
+    "comem_lmms.rescore",
     "comem_lmms.cli",
 }
 LIGHT = (
@@ -52,6 +65,7 @@ LIGHT = (
     "comem_lmms.records",
     "comem_lmms.prompts",
     "comem_lmms.data",
+    "comem_lmms.questions",
 )
 HEAVY = {"torch", "transformers", "tokenizers", "peft", "datasets", "faiss", "open_clip", "lmms_eval"}
 

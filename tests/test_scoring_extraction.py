@@ -9,7 +9,7 @@ from hostile import LONG, TEXTS, repeated
 from hypothesis import given
 
 from comem_lmms.scoring import choices, extraction
-from comem_lmms.scoring.extraction import FINAL_ANSWER, Extracted, extract, paper_extract
+from comem_lmms.scoring.extraction import FINAL_ANSWER, Extracted, extract, is_unparsed, paper_extract
 
 
 @pytest.mark.parametrize(
@@ -129,3 +129,26 @@ def test_long_outputs_take_milliseconds(piece):
     paper_extract(output)
     extract(output + "\\boxed{" * 10_000 + "}" * 10_000)
     assert time.process_time() - start < 1.0
+
+
+@pytest.mark.parametrize(
+    ("output", "unparsed"),
+    [
+        ("Rome", False),
+        ("It is the city of Rome, as I know", False),
+        ("word " * 10, False),
+        ("word " * 11, True),
+        ("Rome\nItaly", True),
+        ("Rome\n", False),
+        ("", True),
+        (" \n", True),
+        ("我" * 100, False),
+        ("我" * 101, True),
+        (r"\boxed{}", True),
+        ("Final answer: ", True),
+        ("Reasoning: it has a forum.\nIt is old.\nFinal answer: Rome", False),
+        (r"A long story about a city that has a forum and is old. \boxed{Rome}", False),
+    ],
+)
+def test_an_output_is_unparsed_without_a_mark_or_a_short_answer(output, unparsed):
+    assert is_unparsed(output) is unparsed

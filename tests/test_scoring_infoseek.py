@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from comem_lmms.scoring.extraction import extract
-from comem_lmms.scoring.infoseek import Scored, aggregate, paper_score, question_type, score
+from comem_lmms.scoring.infoseek import Scored, aggregate, final, paper_score, question_type, score
 
 YEAR, PLACE, CITY = ["1869", "1868", "1870"], ["Paris"], ["Seattle, WA", "Duwamps", "Seattle"]
 NUMBER = [{"wikidata": 255.0, "range": [229.5, 280.5]}]
@@ -91,3 +91,11 @@ def test_any_text_scores_zero_or_one(prediction, answers, kind):
 @given(TEXTS, st.lists(TEXTS))
 def test_an_accepted_answer_is_right_officially(answer, others):
     assert score(answer, [*others, answer], "String") == 1.0
+
+
+def test_the_final_score_is_a_fraction_rounded_as_the_authors_round():
+    rows = [Scored("val_unseen_question", "String", one) for one in (1.0, 0.0, 0.0)]
+    rows += [Scored("val_unseen_entity", "Time", one) for one in (1.0, 0.0)]
+    assert final(rows).value == aggregate(rows)["final_score"] / 100 == 0.4
+    assert final([list(row) for row in rows]) == final(rows)
+    assert final(rows[:3]) == final([]) == (None, None)

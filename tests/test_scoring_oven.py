@@ -4,8 +4,17 @@ import pytest
 from hostile import TEXTS
 from hypothesis import given
 
-from comem_lmms.scoring.aggregate import harmonic_mean
-from comem_lmms.scoring.oven import final_score, link_query, paper_link_query, paper_part, part, score
+from comem_lmms.scoring.aggregate import Estimate, estimate, harmonic_estimate, harmonic_mean
+from comem_lmms.scoring.oven import (
+    final_estimate,
+    final_score,
+    link_query,
+    paper_link_query,
+    paper_part,
+    part,
+    part_estimate,
+    score,
+)
 
 
 def rows(seen: list[float], unseen: list[float], kind: str = "query") -> list[tuple[str, float]]:
@@ -59,3 +68,24 @@ def test_nothing_right_is_almost_zero():
 @given(TEXTS)
 def test_the_paper_links_at_most_50_characters(output):
     assert len(paper_link_query(output)) <= 50
+
+
+def test_estimates_are_the_scores_as_fractions_with_nested_errors():
+    query, entity = rows([1, 0, 0], [1] + [0] * 6), rows([1] + [0] * 12, [1] + [0] * 20, "entity")
+    for to_part in (part, paper_part):
+        whole = final_estimate([*query, *entity], to_part)
+        assert whole.value == final_score(to_part(query), to_part(entity)) / 100
+        assert part_estimate(query, to_part).value == to_part(query).score / 100
+    unrounded = [
+        harmonic_estimate(
+            *(estimate([one for split, one in side if ("_seen" in split) is seen]) for seen in (True, False))
+        )
+        for side in (query, entity)
+    ]
+    assert whole.stderr == pytest.approx(harmonic_estimate(*unrounded).stderr, rel=1e-3)  # parts are rounded
+
+
+def test_absent_parts_and_splits_leave_no_estimate():
+    assert final_estimate(rows([1, 0], [1, 0])) == Estimate(None, None)
+    assert part_estimate(rows([1, 0], [])) == part_estimate(rows([1], []), paper_part) == Estimate(None, None)
+    assert part_estimate([]) == Estimate(None, None)

@@ -1,7 +1,12 @@
-"""One number of many: scores in, percentages, harmonic and macro means out, rounded as the authors' scripts round."""
+"""One number of many: scores in, percentages, harmonic and macro means out, rounded as the authors' scripts round.
 
+An `Estimate` is a fraction from 0 to 1 with its standard error, which no script of the authors states.
+"""
+
+import math
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from typing import TypeVar
+from statistics import stdev
+from typing import NamedTuple, TypeVar
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -37,3 +42,43 @@ def percent_by(scores: Iterable[tuple[Key, float]]) -> dict[Key, float]:
 def macro(by_group: Mapping[Key, float]) -> float:
     """The mean over groups, each counting once whatever its size: CVQA's "Overall" in the paper."""
     return mean(list(by_group.values()))
+
+
+class Estimate(NamedTuple):
+    """A number and its standard error, None where there is none: no scores, or too few to tell."""
+
+    value: float | None
+    stderr: float | None
+
+
+def estimate(scores: Sequence[float]) -> Estimate:
+    """The mean with the sample standard deviation (divided by n - 1) over the root of n, as lmms-eval has it."""
+    if not scores:
+        return Estimate(None, None)
+    return Estimate(mean(scores), stdev(scores) / math.sqrt(len(scores)) if len(scores) > 1 else None)
+
+
+def harmonic_estimate(one: Estimate, other: Estimate) -> Estimate:
+    """The harmonic mean of two independent estimates, its error by the delta method; nothing if either is nothing.
+
+    h = 2ab / (a + b) changes by 2b^2 / (a + b)^2 with a, and likewise with b. Where both are 0 nothing varies.
+    """
+    if one.value is None or other.value is None:
+        return Estimate(None, None)
+    value = harmonic_mean(one.value, other.value)
+    if one.stderr is None or other.stderr is None:
+        return Estimate(value, None)
+    total = one.value + other.value
+    if not total:
+        return Estimate(value, 0.0)
+    by_one, by_other = 2 * (other.value / total) ** 2, 2 * (one.value / total) ** 2
+    return Estimate(value, math.hypot(by_one * one.stderr, by_other * other.stderr))
+
+
+def macro_estimate(parts: Sequence[Estimate]) -> Estimate:
+    """The mean of independent estimates, each counting once; nothing if any is nothing."""
+    values = [part.value for part in parts if part.value is not None]
+    errors = [part.stderr for part in parts if part.stderr is not None]
+    if not parts or len(values) < len(parts):
+        return Estimate(None, None)
+    return Estimate(mean(values), math.hypot(*errors) / len(parts) if len(errors) == len(parts) else None)

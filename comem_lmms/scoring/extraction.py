@@ -18,6 +18,7 @@ FINAL_ANSWER = (
     "Краен отговор",
     "Окончателен отговор",
 )
+MOST_WORDS, LONGEST_SHORT_ANSWER = 10, 100  # of an answer that is short enough to need no mark
 # Models set the wording in bold ("**Final answer:**") and write a full-width colon in Chinese.
 _FINAL = re.compile(rf"(?:{'|'.join(FINAL_ANSWER)})[\s*]*[:：]", re.IGNORECASE)
 _BRACE = re.compile(r"(?P<boxed>\\boxed\s*\{)|(?P<escaped>\\[{}])|(?P<open>\{)|(?P<close>\})")
@@ -55,6 +56,17 @@ def extract(output: str) -> Extracted:
     if final := list(_FINAL.finditer(output)):
         return Extracted(output[final[-1].end() :].strip().strip("*").strip(), "final_answer")
     return Extracted(output.strip(), "bare")
+
+
+def is_unparsed(output: str) -> bool:
+    """Whether no answer can be told from an output: `extract` finds an empty one, or a long text with none marked.
+
+    Long is more than one line, more than 10 words, or more than 100 characters (Chinese has no spaces). It is for free
+    answers; where there are options, an output is unparsed if none can be picked.
+    """
+    text, how = extract(output)
+    long = "\n" in text or len(text) > LONGEST_SHORT_ANSWER or len(text.split()) > MOST_WORDS
+    return not text or (how == "bare" and long)
 
 
 def paper_extract(output: str) -> str:

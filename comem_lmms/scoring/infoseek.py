@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
-from comem_lmms.scoring.aggregate import harmonic_mean, percent
+from comem_lmms.scoring.aggregate import Estimate, estimate, harmonic_estimate, harmonic_mean, percent
 from comem_lmms.scoring.normalise import paper_answer, squad
 from comem_lmms.scoring.quantities import Range, in_range, parse
 
@@ -71,6 +71,25 @@ def question_type(answer: Sequence[str], answer_eval: Answers) -> QuestionType:
     return "Time" if answer and all(_TIME.fullmatch(one) for one in answer) else "String"
 
 
+def is_unseen_question(data_split: str) -> bool:
+    """Which of the two splits a row counts for: unseen questions if True, else unseen entities."""
+    return data_split.endswith("unseen_question")
+
+
+def final(rows: Iterable[Scored]) -> Estimate:
+    """The final score of `aggregate` as a fraction, with its standard error.
+
+    Nothing if a split has no rows, where the script has 0.0: no run over all questions can come to that.
+    """
+    rows = [Scored(*row) for row in rows]  # which a sample log holds as lists
+    parts = [
+        estimate([row.score for row in rows if is_unseen_question(row.data_split) is unseen])
+        for unseen in (True, False)
+    ]
+    both = harmonic_estimate(*parts)
+    return both if both.value is None else both._replace(value=aggregate(rows)["final_score"] / 100)
+
+
 def aggregate(rows: Iterable[Scored]) -> dict[str, Any]:
     """What the official script reports, in percent: the harmonic mean of the two splits, and each split by type.
 
@@ -78,7 +97,7 @@ def aggregate(rows: Iterable[Scored]) -> dict[str, Any]:
     """
     splits: dict[bool, list[Scored]] = {True: [], False: []}
     for row in rows:
-        splits[row.data_split.endswith("unseen_question")].append(row)
+        splits[is_unseen_question(row.data_split)].append(row)
     questions, entities = _split(splits[True]), _split(splits[False])
     return {
         "final_score": round(harmonic_mean(questions["score"], entities["score"]), 2),

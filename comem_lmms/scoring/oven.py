@@ -4,10 +4,10 @@ The official rules are oven_eval.py and run_bm25_query.py of edchengg/oven_eval,
 WenyiWU0111/CoMEM. Linking itself is ``comem_lmms.linking``.
 """
 
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from typing import Literal, NamedTuple
 
-from comem_lmms.scoring.aggregate import harmonic_mean, percent_by
+from comem_lmms.scoring.aggregate import Estimate, estimate, harmonic_estimate, harmonic_mean, percent_by
 from comem_lmms.scoring.normalise import paper_answer
 
 
@@ -63,5 +63,39 @@ def final_score(query: Part | None, entity: Part | None) -> float | None:
     return round(harmonic_mean(*scores), 2) if len(scores) == 2 else None
 
 
+def is_seen(data_split: str) -> bool:
+    """Whether a row's entity was seen in training."""
+    return "_seen" in data_split
+
+
+def part_name(data_split: str) -> Literal["query", "entity"]:
+    """The part that a row belongs to, by a name like "query_val_seen"."""
+    return "query" if data_split.startswith("query") else "entity"
+
+
+Rows = Sequence[tuple[str, float]]
+ToPart = Callable[[Iterable[tuple[str, float]]], Part]
+
+
+def part_estimate(rows: Rows, to_part: ToPart = part) -> Estimate:
+    """The score of a part as a fraction, with its standard error; nothing if the seen or the unseen have no rows.
+
+    Args:
+        rows: pairs of ``data_split`` and score.
+        to_part: `part` or `paper_part`, which round differently.
+    """
+    seen, unseen = (estimate([one for split, one in rows if is_seen(split) is kind]) for kind in (True, False))
+    both, score = harmonic_estimate(seen, unseen), to_part(rows).score
+    return both if both.value is None or score is None else both._replace(value=score / 100)
+
+
+def final_estimate(rows: Rows, to_part: ToPart = part) -> Estimate:
+    """The final score as a fraction, with its standard error; nothing if a part has no score. As `part_estimate`."""
+    query, entity = ([row for row in rows if part_name(row[0]) == name] for name in ("query", "entity"))
+    both = harmonic_estimate(part_estimate(query, to_part), part_estimate(entity, to_part))
+    score = final_score(to_part(query), to_part(entity))
+    return both if both.value is None or score is None else both._replace(value=score / 100)
+
+
 def _by_split(rows: Iterable[tuple[str, float]]) -> dict[str, float]:
-    return percent_by(("seen" if "_seen" in split else "unseen", one) for split, one in rows)
+    return percent_by(("seen" if is_seen(split) else "unseen", one) for split, one in rows)
