@@ -4,10 +4,12 @@ import itertools
 import json
 import math
 import os
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from functools import cache
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from statistics import stdev
 
@@ -68,6 +70,7 @@ def world(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("COMEM_DATA", str(folder / "data"))
         patch.setenv("LMMS_EVAL_DATASETS_CACHE", str(folder / "cache"))
+        patch.setenv("API_TYPE", "dummy")  # a judge that names no letter
         patch.setattr(data, "verify", lambda rows, name, split: rows)  # the numbers are not the published ones
         _resolve_hf_datasets_cache_dir.cache_clear()
         yield folder
@@ -135,7 +138,7 @@ def test_every_task_says_what_it_needs(world, name):
     assert metrics[0] == task["score_key"] == "official"  # what reports take
     assert {"paper", "unparsed"} - set(metrics) == ({"paper"} if name == "evqa_train" else set())
     for entry in task["metric_list"]:
-        assert entry["higher_is_better"] is not (entry["metric"] == "unparsed" or entry["metric"].endswith("_stderr"))
+        assert entry["higher_is_better"] is not entry["metric"].endswith(("unparsed", "judged", "_stderr"))
 
 
 def test_each_subset_of_cvqa_has_a_task():
@@ -169,6 +172,9 @@ def test_every_benchmark_runs_with_each_method(world, model):
         assert len(results["samples"][task]) == 2 or task == "cvqa_all"
 
 
+AS_THEY_ARE = ("stderr", "translated", "unparsed", "judged")  # no scores of right answers
+
+
 def test_right_answers_score_one(world):
     """The paper's metric wants no capitals where a gold has one, and translated golds differ from the English."""
     results = run_scripted(right, *TASKS)["results"]
@@ -180,7 +186,7 @@ def test_right_answers_score_one(world):
         ones = {
             metric: score
             for metric, score in scores.items()
-            if metric not in unreachable and not any(word in metric for word in ("stderr", "translated", "unparsed"))
+            if metric not in unreachable and not any(word in metric for word in AS_THEY_ARE)
         }
         assert set(ones.values()) == {1}, (task, ones)
 
@@ -380,6 +386,80 @@ def test_threads_share_the_titles(world):
 
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(utils._link, ["Oslo", "rome", "?", "the park"])) == ["Q0", "Q1", None, "Q2"]
+
+
+# ---- a judge --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def judge(monkeypatch):
+    """An API like OpenAI's in this process, which replies what it is told to; yields the questions it was asked."""
+    from comem_lmms.tasks.mrag_bench import judge as task
+
+    asked: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            asked.append(json.loads(self.rfile.read(int(self.headers["Content-Length"])))["messages"][0]["content"])
+            letter = "C" if "the third" in asked[-1] else "Z"
+            message = {"role": "assistant", "content": letter}
+            choice = {"index": 0, "finish_reason": "stop", "message": message}
+            usage = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
+            reply = {
+                "id": "1",
+                "object": "chat.completion",
+                "created": 0,
+                "model": "m",
+                "choices": [choice],
+                "usage": usage,
+            }
+            body = json.dumps(reply).encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv("API_TYPE", "openai")
+    monkeypatch.setenv("OPENAI_API_KEY", "none")
+    monkeypatch.setenv("OPENAI_API_URL", f"http://127.0.0.1:{server.server_port}/v1")
+    task._server.cache_clear()
+    yield asked
+    task._server.cache_clear()
+    server.shutdown()
+
+
+def test_a_judge_is_asked_where_no_letter_is_found(judge):
+    from comem_lmms.tasks.mrag_bench.judge import process_results
+
+    doc = {"question": "Which dog?", "A": "pug", "B": "collie", "C": "beagle", "D": "boxer"}
+    doc |= {"answer_choice": "C", "scenario": "Angle"}
+    found = process_results(doc, ["(C)"])
+    assert (found["official"], found["judged"]) == (1, 0)
+    assert not judge
+    read = process_results(doc, ["the third one"])
+    assert (read["official"], read["official_angle"], read["paper"]) == (1, 1, 0)
+    assert (read["unparsed"], read["judged"]) == (0, 1)
+    assert "B: collie\n" in judge[0]
+    unread = process_results(doc, ["dogs"])
+    assert (unread["official"], unread["unparsed"], unread["judged"]) == (0, 1, 1)
+
+
+def test_without_a_judge_nothing_is_generated(monkeypatch):
+    import datasets
+    from comem_lmms.tasks.mrag_bench import judge
+
+    monkeypatch.setenv("API_TYPE", "openai")
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    judge._server.cache_clear()
+    with pytest.raises(UserError, match="mrag_bench_judge has no judge"):
+        judge.docs(datasets.Dataset.from_dict({"scenario": ["Angle"]}))
+    judge._server.cache_clear()
 
 
 # ---- what goes wrong ------------------------------------------------------------------------------------------------
