@@ -158,7 +158,7 @@ def test_repeats_are_answered_each():
 
 def test_index_of_another_base_is_refused(own_knowledge, knowledge):
     KnowledgeBase.create(own_knowledge, [knowledge.row(i) for i in range(1, 1024)])
-    with pytest.raises(UserError, match="has 1024 vectors but the base has 1023 items"):
+    with pytest.raises(UserError, match="is of 1024 items but the base has 1023"):
         VanillaRAG(knowledge=str(own_knowledge))
 
 
