@@ -9,7 +9,7 @@ loaded; ours are read when they are looked up, so that missing data is noticed b
 import importlib.util
 import logging
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import wraps
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
@@ -99,20 +99,16 @@ def _add_tasks(tasks: ModuleType) -> None:
     @wraps(match)
     def match_tasks(self: Any, task_list: Any) -> list[str]:
         names = match(self, task_list)
-        try:
-            _read_ours(self, names, set())
-        except Exception as error:
-            if (ours := _user_error(error)) is None:
-                raise
-            print(f"comem-lmms: {ours}", file=sys.stderr)
+        if lacking := list(dict.fromkeys(_lacking(self, names, set()))):
+            print("\n".join(f"comem-lmms: {what}" for what in lacking), file=sys.stderr)
             sys.exit(2)
         return names
 
     manager.initialize_tasks, manager.match_tasks = initialize_tasks, match_tasks
 
 
-def _read_ours(manager: Any, names: Iterable[Any], seen: set[str]) -> None:
-    """Reads the YAML files of our tasks in full, which asks for their data, and those of the members of groups."""
+def _lacking(manager: Any, names: Iterable[Any], seen: set[str]) -> Iterator[str]:
+    """What our tasks among these, and among the members of groups, lack: reading their YAML files asks for the data."""
     for name in names:
         name = name.get("task") if isinstance(name, dict) else name
         if not isinstance(name, str) or name in seen or name not in manager.task_index:
@@ -121,9 +117,26 @@ def _read_ours(manager: Any, names: Iterable[Any], seen: set[str]) -> None:
         entry = manager.task_index[name]
         members = entry.get("task")
         if entry["yaml_path"] != -1 and Path(task_folder()) in Path(entry["yaml_path"]).parents:
-            members = manager._get_config(name).get("task")
+            try:
+                config = manager._get_config(name)
+                _ask_the_hub(config)
+            except Exception as error:
+                if (ours := _user_error(error)) is None:
+                    raise
+                yield str(ours)
+                continue
+            members = config.get("task")
         if isinstance(members, list):
-            _read_ours(manager, members, seen)
+            yield from _lacking(manager, members, seen)
+
+
+def _ask_the_hub(config: dict[str, Any]) -> None:
+    """Raises UserError if a data set that lmms-eval is going to load from the Hub is not there, nor in its cache."""
+    from comem_lmms.data import hub, sources
+
+    for source in sources.SOURCES.values():
+        if source.hub and source.hub == config.get("dataset_path"):
+            hub.find(source)
 
 
 def _user_error(error: BaseException | None) -> BaseException | None:

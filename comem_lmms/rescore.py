@@ -35,11 +35,18 @@ def rescore(path: Path, name: str) -> list[Rescored]:
     task = _task(name)
     new: Items = {}
     logged: Items = {}
+    seen: set[int] = set()
     for where, sample in _samples(path):
-        for metric, item in task.process_results(_document(task, sample, where), _answers(sample)).items():
+        document = _document(task, sample, where)
+        if sample["doc_id"] in seen:
+            raise UserError(f"{where} is of document {sample['doc_id']}, as one before it; remove one of them")
+        seen.add(sample["doc_id"])
+        for metric, item in task.process_results(document, _answers(sample)).items():
             new.setdefault(metric, []).append(item)
             if metric in sample:
                 logged.setdefault(metric, []).append(sample[metric])
+    if not seen:
+        raise UserError(f"{path} holds no samples; give a *_samples_*.jsonl that lmms-eval wrote with --log_samples")
     values, before = _aggregate(task, new), _aggregate(task, logged)
     return [
         Rescored(
@@ -66,6 +73,9 @@ def _task(name: str) -> Any:
     from tenacity import RetryError
 
     manager = TaskManager(include_path=task_folder(), include_defaults=False)
+    if name in manager.all_groups:
+        members = ", ".join(map(str, manager._get_config(name)["task"]))
+        raise UserError(f"{name!r} is a group, and a log is of one task; give one of {members}")
     if name not in manager.all_subtasks:
         close = get_close_matches(name, manager.all_subtasks, n=3) or manager.all_subtasks
         raise UserError(f"task {name!r} is none of comem-lmms; did you mean {', '.join(close)}?")
@@ -87,15 +97,19 @@ def _samples(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
                 sample = json.loads(line)
             except json.JSONDecodeError as error:
                 raise UserError(f"line {number} of {path} is cut off or damaged ({error}); remove it") from error
+            if not isinstance(sample, dict):
+                raise UserError(f"line {number} of {path} is no sample of lmms-eval but {sample!r:.40}; remove it")
             yield f"line {number} of {path}", sample
 
 
 def _document(task: Any, sample: dict[str, Any], where: str) -> dict[str, Any]:
     """The document of a sample, without its images; its right answer tells whether it is the one that was asked."""
     number, documents = sample.get("doc_id"), task.eval_docs_no_media
-    if not isinstance(number, int) or not isinstance(sample.get("filtered_resps"), str | list):
+    answers = sample.get("filtered_resps")
+    told = answers if isinstance(answers, list) else [answers]
+    if not isinstance(number, int) or not told or not all(isinstance(answer, str) for answer in told):
         raise UserError(f"{where} is no sample of lmms-eval: it needs doc_id and filtered_resps")
-    target = str(task.doc_to_target(documents[number])) if number < len(documents) else None
+    target = str(task.doc_to_target(documents[number])) if 0 <= number < len(documents) else None
     if target != sample.get("target"):
         raise UserError(
             f"{where} has the right answer {sample.get('target')!r}, but document {number} of task {task.task_name} "

@@ -52,6 +52,12 @@ def test_box(output, answer):
         ("Final answer: it is 10:30", "it is 10:30"),
         (r"Final answer: \boxed{Rome", r"\boxed{Rome"),
         ("Final answer:", ""),
+        ("Final answer: Rome\n\nExplanation: it is old.", "Rome"),
+        ("Final answer:\n\n**Rome**\nsince it is old", "Rome"),
+        ("The final answer is Rome", "Rome"),
+        ("最终答案是：巴黎", "巴黎"),
+        ("最終的な答え: 2", "2"),
+        ("الإجابة النهائية: 3", "3"),
         ("Respuesta final: Roma", "Roma"),
         ("Resposta final : Roma", "Roma"),
         ("推理过程: …\n最终答案：罗马", "罗马"),
@@ -65,7 +71,7 @@ def test_final_answer(output, answer):
     assert extract(output) == Extracted(answer, "final_answer")
 
 
-@pytest.mark.parametrize("output", ["Rome", " Rome\n", "Rome: a city", "The final answer is Rome", r"\boxed{Rome", ""])
+@pytest.mark.parametrize("output", ["Rome", " Rome\n", "Rome: a city", "The answer is Rome", r"\boxed{Rome", ""])
 def test_bare(output):
     assert extract(output) == Extracted(output.strip(), "bare")
     assert not extract(output).parsed
@@ -146,6 +152,7 @@ def test_long_outputs_take_milliseconds(piece):
         ("我" * 101, True),
         (r"\boxed{}", True),
         ("Final answer: ", True),
+        (r"Final answer: \boxed{Rome", True),
         ("Reasoning: it has a forum.\nIt is old.\nFinal answer: Rome", False),
         (r"A long story about a city that has a forum and is old. \boxed{Rome}", False),
     ],

@@ -439,12 +439,14 @@ def test_a_judge_is_asked_where_no_letter_is_found(judge):
 
     doc = {"question": "Which dog?", "A": "pug", "B": "collie", "C": "beagle", "D": "boxer"}
     doc |= {"answer_choice": "C", "scenario": "Angle"}
-    found = process_results(doc, ["(C)"])
-    assert (found["official"], found["judged"]) == (1, 0)
+    found = process_results(doc, ["C."])
+    assert (found["official"], found["paper"], found["judged"]) == (1, 1, 0)
     assert not judge
     read = process_results(doc, ["the third one"])
-    assert (read["official"], read["official_angle"], read["paper"]) == (1, 1, 0)
-    assert (read["unparsed"], read["judged"]) == (0, 1)
+    assert (read["official"], read["official_angle"], read["paper"]) == (1, 1, 1)
+    assert (read["unparsed"], read["paper_unparsed"], read["judged"]) == (0, 0, 1)
+    half = process_results(doc, ["In the third picture. The answer is (B)"])
+    assert (half["official"], half["paper"], half["judged"]) == (0, 1, 1)
     assert "B: collie\n" in judge[0]
     unread = process_results(doc, ["dogs"])
     assert (unread["official"], unread["unparsed"], unread["judged"]) == (0, 1, 1)
@@ -472,15 +474,39 @@ def test_data_that_is_not_prepared_is_one_line(run, tmp_path):
     assert "comem-lmms data prepare viquae" in line
 
 
-@pytest.mark.parametrize("name", ["cvqa", "cvqa_all", "cvqa_urdu_pakistan"])
-def test_other_subsets_of_cvqa_are_named(name):
+def test_all_that_a_group_lacks_is_said_at_once_before_a_model_is_loaded(run, tmp_path):
+    command = ["lmms-eval", "--model", "baseline", "--tasks", "comem_bench_english", "--limit", "1"]
+    empty = dict.fromkeys(("COMEM_DATA", "HF_HOME", "LMMS_EVAL_DATASETS_CACHE"), str(tmp_path))
+    done = run(*command, **empty, HF_HUB_OFFLINE="1", check=False)
+    said = [line.split()[1] for line in done.stdout.splitlines() if line.startswith("comem-lmms: ")]
+    assert done.returncode == 2
+    assert set(said) == {"infoseek_paper", "oven_paper", "mrag_bench", "okvqa", "aokvqa", "viquae"}
+    assert "Loading weights" not in done.stdout
+
+
+def test_images_that_are_gone_are_said(world, tmp_path, monkeypatch):
+    from comem_lmms.data import store
+
+    picture = tmp_path / "picture.png"
+    benchmark_data.picture().save(picture)
+    monkeypatch.setenv("COMEM_DATA", str(tmp_path))
+    rows = [{"id": "1", "image": str(picture), "question": "?"}]
+    store.write(tmp_path / "viquae", {"test": rows}, {"id": "string", "image": "image", "question": "string"}, {})
+    assert data.prepared("viquae") == str(tmp_path / "viquae")
+    picture.unlink()
+    with pytest.raises(UserError, match=r"viquae lacks images that it had, e.g. .*picture.png; run: comem-lmms data"):
+        data.prepared("viquae")
+
+
+def test_other_subsets_of_cvqa_are_named(world):
     import datasets
 
-    rows = datasets.Dataset.from_dict(
-        {"Subset": [*list(cvqa_subsets().values())[1:], "('Welsh', 'Wales')"], "Label": [0] * 39}
-    )
-    with pytest.raises(UserError, match=r"Welsh.*Amharic"):
-        config(name)["process_docs"](rows)
+    known = [subset for subset in cvqa_subsets().values() if "Amharic" not in subset]
+    rows = datasets.Dataset.from_dict({"Subset": [*known, "('Welsh', 'Wales')"], "Label": [0] * 39})
+    with pytest.raises(UserError, match=r"no subset .*Amharic.*unknown here are .*Welsh"):
+        config("cvqa_amharic_ethiopia")["process_docs"](rows)
+    assert len(config("cvqa")["process_docs"](rows)) == 5
+    assert len(config("cvqa_all")["process_docs"](rows)) == 39
 
 
 def test_labels_that_are_withheld_are_refused():
@@ -547,6 +573,18 @@ def test_the_command_prints_a_table(logs, run, capsys):
 
 def test_logs_of_another_task_and_unknown_tasks_are_named(logs, tmp_path):
     (log,) = logs.rglob("*_samples_infoseek.jsonl")
+    first = log.read_text().splitlines()[0]
+    for content, said in (
+        ("", "holds no samples"),
+        ("[1]", r"line 1 of .* is no sample of lmms-eval but \[1\]"),
+        (f"{first}\n{first}", "line 2 of .* is of document 0, as one before it"),
+        (first.replace('"doc_id": 0', '"doc_id": -1'), "document -1 of task infoseek has None"),
+    ):
+        (tmp_path / "odd.jsonl").write_text(content)
+        with pytest.raises(UserError, match=said):
+            rescore(tmp_path / "odd.jsonl", "infoseek")
+    with pytest.raises(UserError, match=r"'aokvqa' is a group.*aokvqa_da, aokvqa_mc"):
+        rescore(log, "aokvqa")
     with pytest.raises(UserError, match=r"line 1 of .*'Oslo'.*document 0 of task okvqa has 'racing'"):
         rescore(log, "okvqa")
     with pytest.raises(UserError, match="did you mean infoseek"):

@@ -4,6 +4,7 @@ Tasks call `prepared`, `titles` and `verify`, which are cheap and never use the 
 ``comem-lmms data check`` do the rest.
 """
 
+from pathlib import Path
 from typing import Any
 
 from comem_lmms.data import lock, places, sources
@@ -24,6 +25,10 @@ def prepared(name: str) -> str:
     folder = places.root() / name
     if not (folder / places.SPLITS).is_file():
         raise UserError(f"{name} is not prepared (there is no {folder}); run: {source.command}")
+    from comem_lmms.data import store
+
+    if gone := next((path for path in store.some_image_paths(folder) if not Path(path).is_file()), None):
+        raise UserError(f"{name} lacks images that it had, e.g. {gone}; run: {source.command}")
     return str(folder)
 
 

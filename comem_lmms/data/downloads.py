@@ -39,7 +39,8 @@ class Downloads:
         self._seen.add(file.name)
         if again:
             self._sums.pop(file.name, None)
-        new = not target.exists() or (again and not file.optional)
+        fixed = file.sha256 is not None and target.exists() and sha256(target) == file.sha256
+        new = not target.exists() or (again and not file.optional and not fixed)
         if new:
             self._download(file, target, progress)
             if not usable(target):

@@ -65,7 +65,7 @@ class Client:
     @property
     def user_agent(self) -> str:
         """Who asks, always the same, never a browser."""
-        about = "plugin of https://github.com/EvolvingLMMs-Lab/lmms-eval"
+        about = "https://pypi.org/project/comem-lmms"
         return f"comem-lmms/{__version__} ({about}{f'; {self.contact}' if self.contact else ''})"
 
     def fetch(self, url: str, target: Path, progress: bool = True) -> None:

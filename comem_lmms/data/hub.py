@@ -53,11 +53,32 @@ def load(source: Source, revision: str | None) -> "DatasetDict":
     """
     from datasets import load_dataset
 
-    options: dict[str, Any] = {"revision": revision} if revision else {}
     try:
-        return load_dataset(str(source.hub), cache_dir=os.environ.get("LMMS_EVAL_DATASETS_CACHE") or None, **options)
+        return load_dataset(str(source.hub), **_options(revision))
     except Exception as error:  # as above
         raise _refused(str(source.hub), error) from error
+
+
+def find(source: Source) -> None:
+    """Looks for a data set on the Hub and in the cache, without loading it.
+
+    Raises:
+        UserError: it is in neither.
+    """
+    from datasets import load_dataset_builder
+
+    try:
+        load_dataset_builder(str(source.hub), **_options(source.revision))
+    except Exception as error:  # as above
+        raise UserError(
+            f"{source.name} is neither here nor to be had from the Hub ({one_line(error)}); where there is a network, "
+            f"run: {source.command}"
+        ) from error
+
+
+def _options(revision: str | None) -> dict[str, Any]:
+    options: dict[str, Any] = {"revision": revision} if revision else {}
+    return {"cache_dir": os.environ.get("LMMS_EVAL_DATASETS_CACHE") or None, **options}
 
 
 def _refused(repository: str, error: Exception) -> UserError:

@@ -35,7 +35,7 @@ def prepare(source: Source, given: str | None = None, client: Client | None = No
     client = client or Client()
     downloads = Downloads(places.downloads(), client, force)
     folder = places.root() / source.name
-    if given or force or not _is_ready(folder):
+    if given or force or not _is_ready(folder) or _types_came(source, folder):
         _prepare_files(source, given, downloads)
         said = _described(source, folder)
     else:
@@ -50,6 +50,12 @@ def _is_ready(folder: Path) -> bool:
     return store.is_written(folder) and all(Path(path).is_file() for path in store.image_paths(folder))
 
 
+def _types_came(source: Source, folder: Path) -> bool:
+    """Whether the official question types, which were missing, are there now."""
+    types = [places.downloads() / file.name for file in source.files if file.optional]
+    return store.manifest(folder).get("question_types") == "derived" and any(path.is_file() for path in types)
+
+
 def _described(source: Source, folder: Path) -> list[str]:
     about = store.manifest(folder)
     splits = ", ".join(f"{split} {number:,}" for split, number in about["splits"].items())
@@ -58,7 +64,7 @@ def _described(source: Source, folder: Path) -> list[str]:
     if about.get("question_types") == "derived" and types:
         said.append(
             "question types were derived from the answers: the official file of types could not be had "
-            f"(if you have it, put it at {types[0]} and use --force)"
+            f"(if you have it, put it at {types[0]} and run this again)"
         )
     return said
 

@@ -236,6 +236,13 @@ def _infoseek_rows(path: Path | None, types: Path | None) -> dict[str, Row]:
         number = bool(accepted) and isinstance(accepted[0], Mapping)
         if known is not None and id_ not in known:
             raise UserError(f"{types} has no type of question {id_} of {path}; delete it to have types derived")
+        kind = known[id_] if known else question_type(record["answer"], accepted)
+        if kind not in ("String", "Time", "Numerical") or (kind == "Numerical") is not number:
+            gold = "a range" if number else "texts"
+            raise UserError(
+                f"{types} says that question {id_} is of type {kind!r}, but its answers are {gold}; delete it to have "
+                "types derived"
+            )
         rows[id_] = {
             "data_id": id_,
             "image_id": record["image_id"],
@@ -245,7 +252,7 @@ def _infoseek_rows(path: Path | None, types: Path | None) -> dict[str, Row]:
             "answer_eval": [] if number else accepted,
             "answer_range": [float(x) for x in accepted[0]["range"][:2]] if number else [],
             "data_split": record["data_split"],
-            "question_type": known[id_] if known else question_type(record["answer"], accepted),
+            "question_type": kind,
         }
     return rows
 

@@ -11,7 +11,7 @@ from typing import Literal
 
 from comem_lmms.errors import UserError
 
-_GCS = "http://storage.googleapis.com/gresearch/open-vision-language"
+_GCS = "https://storage.googleapis.com/gresearch/open-vision-language"
 # The short hash is the one that is known of this commit; raw.githubusercontent.com takes it as it takes a full one.
 _COMEM = "https://raw.githubusercontent.com/WenyiWU0111/CoMEM/65de858/CoMEM-inference"
 _OKVQA = "https://okvqa.allenai.org/static/data"

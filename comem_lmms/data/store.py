@@ -6,7 +6,7 @@ of the image in its place; it is decoded when a row is asked for.
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,12 +52,23 @@ def manifest(folder: Path) -> dict[str, Any]:
 
 def image_paths(folder: Path) -> set[str]:
     """The paths of all images of a data set, without opening one."""
-    paths: set[str] = set()
+    return {path for paths in _image_columns(folder) for path in paths.to_pylist()}
+
+
+def some_image_paths(folder: Path) -> set[str]:
+    """The paths of a few images, from all over each split: what is moved or deleted is so as a whole, mostly."""
+    return {
+        path
+        for paths in _image_columns(folder)
+        for path in paths.take(pa.array(range(0, len(paths), max(1, len(paths) // 16)))).to_pylist()
+        if path and Path(path).is_absolute()  # else the image is in the table
+    }
+
+
+def _image_columns(folder: Path) -> Iterator[pa.Array]:
     for split in read_json(folder / SPLITS)["splits"]:
         with pa.memory_map(str(folder / split / _TABLE)) as source:
-            images = pa.ipc.open_stream(source).read_all().column("image").combine_chunks()
-            paths.update(images.field("path").to_pylist())
-    return paths
+            yield pa.ipc.open_stream(source).read_all().column("image").combine_chunks().field("path")
 
 
 def _write_split(folder: Path, name: str, rows: Sequence[Mapping[str, Any]], features: "Features") -> None:

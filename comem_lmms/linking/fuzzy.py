@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from comem_lmms.errors import UserError
 from comem_lmms.linking.index import Linked, TitleIndex
 
 AMONG = 50  # of BM25's titles
@@ -12,6 +13,8 @@ def fuzzy(index: TitleIndex, text: str, k: int = 5) -> list[Linked]:
 
     rapidfuzz's ``WRatio`` of both in lower case without punctuation.
     """
+    if k < 1:
+        raise UserError(f"{k} titles were asked for; ask for one at least")
     from rapidfuzz.fuzz import WRatio
     from rapidfuzz.utils import default_process
 

@@ -8,7 +8,7 @@ the length, whatever the text, and nothing is raised.
 import re
 from typing import Literal, NamedTuple
 
-# As the paper's prompts ask for it. Its Bulgarian prompts have two wordings, the second one in CVQA.
+# As the paper's prompts ask for it. Its Bulgarian prompts have two wordings, the second one in CVQA, as the last four.
 FINAL_ANSWER = (
     "Final answer",
     "Respuesta final",
@@ -17,10 +17,15 @@ FINAL_ANSWER = (
     "Окончательный ответ",
     "Краен отговор",
     "Окончателен отговор",
+    "最終的な答え",
+    "Respont diwezhañ",
+    "الإجابة النهائية",
+    "Pinal na sagot",
 )
 MOST_WORDS, LONGEST_SHORT_ANSWER = 10, 100  # of an answer that is short enough to need no mark
-# Models set the wording in bold ("**Final answer:**") and write a full-width colon in Chinese.
-_FINAL = re.compile(rf"(?:{'|'.join(FINAL_ANSWER)})[\s*]*[:：]", re.IGNORECASE)
+# Models set the wording in bold ("**Final answer:**"), write a full-width colon in Chinese, or say "is".
+_FINAL = re.compile(rf"(?:{'|'.join(FINAL_ANSWER)})(?:[\s*]*[:：]|(?: is\b|是)[ *]*[:：]?)", re.IGNORECASE)
+_OPEN_BOX = "\\boxed"
 _BRACE = re.compile(r"(?P<boxed>\\boxed\s*\{)|(?P<escaped>\\[{}])|(?P<open>\{)|(?P<close>\})")
 _COMMAND = re.compile(
     r"(?P<command>\\(?:text|math|mbox|emph)[a-z]*\s*\{)|(?P<escaped>\\[{}])|(?P<open>\{)|(?P<close>\})"
@@ -42,7 +47,8 @@ class Extracted(NamedTuple):
 def extract(output: str) -> Extracted:
     r"""The answer that official metrics are given.
 
-    Of nested boxes the inner one counts; an empty box is an empty answer; a box that never closes is no box.
+    Of nested boxes the inner one counts; an empty box is an empty answer; a box that never closes is no box. Behind
+    "Final answer:" the first line counts that is not empty.
     ``\text{}`` and its like (``\textbf``, ``\mathrm``, ``\mbox``, ``\emph``) are unwrapped, other LaTeX stays as it is.
 
     >>> extract(r"It may be \boxed{Oslo}. Final answer: \boxed{\text{Rome}}")
@@ -54,19 +60,21 @@ def extract(output: str) -> Extracted:
     if boxed is not None:
         return Extracted(_without_commands(boxed).strip(), "boxed")
     if final := list(_FINAL.finditer(output)):
-        return Extracted(output[final[-1].end() :].strip().strip("*").strip(), "final_answer")
+        first, _, _ = output[final[-1].end() :].strip("* \t\r\n").partition("\n")
+        return Extracted(first.strip("* \t\r"), "final_answer")
     return Extracted(output.strip(), "bare")
 
 
 def is_unparsed(output: str) -> bool:
     """Whether no answer can be told from an output: `extract` finds an empty one, or a long text with none marked.
 
-    Long is more than one line, more than 10 words, or more than 100 characters (Chinese has no spaces). It is for free
-    answers; where there are options, an output is unparsed if none can be picked.
+    A box that never closes, as where an output was cut off, marks none. Long is more than one line, more than 10 words,
+    or more than 100 characters (Chinese has no spaces). It is for free answers; where there are options, an output is
+    unparsed if none can be picked.
     """
     text, how = extract(output)
     long = "\n" in text or len(text) > LONGEST_SHORT_ANSWER or len(text.split()) > MOST_WORDS
-    return not text or (how == "bare" and long)
+    return not text or (how == "bare" and long) or (how != "boxed" and _OPEN_BOX in text)
 
 
 def paper_extract(output: str) -> str:

@@ -44,11 +44,15 @@ def docs(rows: Any) -> Any:
 def process_results(doc: Doc, results: Sequence[str]) -> dict[str, float]:
     """As without a judge where a letter is found; else the judge's, and ``judged`` says that it was asked."""
     scores = utils.process_results(doc, results)
-    if not scores["unparsed"]:
+    if not scores["unparsed"] and not scores["paper_unparsed"]:
         return {**scores, "judged": 0.0}
     picked = choices.score(_ask(doc, extract(results[0]).text), doc["answer_choice"])
-    official = {name: picked.score for name in scores if name.startswith("official")}
-    return {**scores, **official, "unparsed": float(not picked.parsed), "judged": 1.0}
+    if scores["paper_unparsed"]:
+        scores |= {"paper": picked.score, "paper_unparsed": float(not picked.parsed)}
+    if scores["unparsed"]:
+        scores |= {name: picked.score for name in scores if name.startswith("official")}
+        scores["unparsed"] = float(not picked.parsed)
+    return {**scores, "judged": 1.0}
 
 
 def _ask(doc: Doc, output: str) -> str | None:

@@ -30,6 +30,7 @@ METRICS = [
     *mean("official"),
     *mean("paper"),
     *mean("unparsed", higher_is_better=False),
+    *mean("paper_unparsed", higher_is_better=False),
     *(entry for scenario in dict.fromkeys(SCENARIOS.values()) for entry in mean(f"official_{scenario}")),
 ]
 
@@ -51,14 +52,19 @@ def with_gt_images(doc: Doc) -> list[Image.Image]:
 
 
 def process_results(doc: Doc, results: Sequence[str]) -> dict[str, float]:
-    """Accuracy by the authors' parser, which is given the options, and by the paper's first letter."""
+    """Accuracy by the authors' parser, which is given the options, and by the paper's first letter.
+
+    Where the first character is no letter of an option the paper asks GPT-4o-mini: ``paper_unparsed``, wrong here.
+    """
     gold = doc["answer_choice"]
     options = {letter: doc[letter] for letter in choices.LETTERS}
     picked = choices.score(choices.letter(extract(results[0]).text, options), gold)
+    paper = choices.score(choices.paper_letter(results[0]), gold)
     return {
         "official": picked.score,
-        "paper": choices.score(choices.paper_letter(results[0]), gold).score,
+        "paper": paper.score,
         "unparsed": float(not picked.parsed),
+        "paper_unparsed": float(not paper.parsed),
         f"official_{SCENARIOS[doc['scenario']]}": picked.score,
     }
 
