@@ -51,22 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     index.add_argument("--device", default="cpu")
     index.set_defaults(run=_index)
 
-    link = commands.add_parser("link", help="link texts to Wikidata entities").add_subparsers(
-        required=True, metavar="ACTION"
-    )
-    titles = link.add_parser("build", help="index a file of Wikipedia titles, once")
-    titles.add_argument("titles", type=Path, help="OVEN's Wiki6M_ver_1_0_title_only.jsonl, or one like it")
-    titles.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write the index to")
-    titles.add_argument(
-        "--vocabulary", type=Path, metavar="FILE", help="vocab.txt; default: that of bert-base-uncased from the Hub"
-    )
-    titles.set_defaults(run=_index_titles)
-    query = link.add_parser("query", help="print the score, id and title of the best entities for texts")
-    query.add_argument("folder", type=Path, help="the index")
-    query.add_argument("texts", nargs="+", metavar="TEXT")
-    query.add_argument("--top-k", type=int, default=5, metavar="K", help="entities a text (%(default)s)")
-    query.add_argument("--linker", choices=("bm25", "fuzzy"), default="bm25", help="(%(default)s)")
-    query.set_defaults(run=_link)
+    _add_link(commands)
 
     memorize = commands.add_parser("memorize", help="encode a knowledge base once and keep its memories on disk")
     memorize.add_argument("bank", help="folder of the memory bank; resumed if it is there")
@@ -94,6 +79,39 @@ def _parser() -> argparse.ArgumentParser:
     convert.add_argument("--rank", type=int, default=16, help="of the adapter (16, as the reference trains)")
     convert.set_defaults(run=_convert)
 
+    _add_data(commands)
+
+    microseek = commands.add_parser("microseek", help="work on MicroSeek")
+    build = microseek.add_subparsers(required=True, metavar="ACTION").add_parser(
+        "build", help="write MicroSeek's knowledge base and questions from their seed"
+    )
+    build.add_argument("knowledge", type=Path, help="folder to write the knowledge base to")
+    build.add_argument("questions", type=Path, help="Parquet file to write the questions to")
+    build.add_argument("--seed", type=int, help="another world than the shipped one")
+    build.set_defaults(run=_build)
+    return parser
+
+
+def _add_link(commands: Any) -> None:
+    link = commands.add_parser("link", help="link texts to Wikidata entities").add_subparsers(
+        required=True, metavar="ACTION"
+    )
+    titles = link.add_parser("build", help="index a file of Wikipedia titles, once")
+    titles.add_argument("titles", type=Path, help="OVEN's Wiki6M_ver_1_0_title_only.jsonl, or one like it")
+    titles.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write the index to")
+    titles.add_argument(
+        "--vocabulary", type=Path, metavar="FILE", help="vocab.txt; default: that of bert-base-uncased from the Hub"
+    )
+    titles.set_defaults(run=_index_titles)
+    query = link.add_parser("query", help="print the score, id and title of the best entities for texts")
+    query.add_argument("folder", type=Path, help="the index")
+    query.add_argument("texts", nargs="+", metavar="TEXT")
+    query.add_argument("--top-k", type=int, default=5, metavar="K", help="entities a text (%(default)s)")
+    query.add_argument("--linker", choices=("bm25", "fuzzy"), default="bm25", help="(%(default)s)")
+    query.set_defaults(run=_link)
+
+
+def _add_data(commands: Any) -> None:
     data = commands.add_parser("data", help="get the data of the benchmarks").add_subparsers(
         required=True, metavar="ACTION"
     )
@@ -106,16 +124,6 @@ def _parser() -> argparse.ArgumentParser:
     check = data.add_parser("check", help="say what is there, what is missing and what it costs")
     check.add_argument("names", nargs="*", metavar="name", help="default: all")
     check.set_defaults(run=_check_data)
-
-    microseek = commands.add_parser("microseek", help="work on MicroSeek")
-    build = microseek.add_subparsers(required=True, metavar="ACTION").add_parser(
-        "build", help="write MicroSeek's knowledge base and questions from their seed"
-    )
-    build.add_argument("knowledge", type=Path, help="folder to write the knowledge base to")
-    build.add_argument("questions", type=Path, help="Parquet file to write the questions to")
-    build.add_argument("--seed", type=int, help="another world than the shipped one")
-    build.set_defaults(run=_build)
-    return parser
 
 
 def _add_model_args(parser: argparse.ArgumentParser) -> None:

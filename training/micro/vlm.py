@@ -114,37 +114,20 @@ def reading_losses(model: Model, processor: Qwen2_5_VLProcessor, seed: int, step
         yield _loss(model, processor, rng, realms, stage)
 
 
-def choosing_losses(model: Model, processor: Qwen2_5_VLProcessor, seed: int) -> Iterator[Tensor]:
+def choosing_losses(model: Model, processor: Qwen2_5_VLProcessor, seed: int, phase: int) -> Iterator[Tensor]:
     """One loss a step, for ever: full pages, short pages and notes, the right one next to the question.
 
     Full pages alone teach to choose between pages that lie a page apart; memories lie 8 positions apart, and so do
-    the notes of several pages in one turn.
+    the notes of several pages in one turn. In phase 2 the question's picture mostly stands between them and the
+    question, as it does behind memories; a model that has only seen notes right before a question loses its way there.
     """
-    rng = RandomState(seed + 1)
+    small, kinds = CHOOSING[phase]
+    rng = RandomState(seed + phase)
     realms = training_realms(seed, N_REALMS)
     while True:
-        kind = rng.choice(["full", "short", "notes"], p=[0.25, 0.3, 0.45])
-        if kind == "full":
-            stage = FULL[int(rng.choice(4, p=[0.1, 0.2, 0.2, 0.5]))]
-        else:
-            stage = _small_stage(rng, notes=kind == "notes")
-        yield _loss(model, processor, rng, realms, stage)
-
-
-def picture_losses(model: Model, processor: Qwen2_5_VLProcessor, seed: int) -> Iterator[Tensor]:
-    """One loss a step, for ever: mostly notes, with the question's picture between them and the question.
-
-    So stand memories at test time. A model that has only seen notes right before a question loses its way when a
-    picture comes between: with three notes of four facts it was right in 85 %, and is in 98 % after this.
-    """
-    rng = RandomState(seed + 2)
-    realms = training_realms(seed, N_REALMS)
-    while True:
-        kind = rng.choice(["full", "short", "notes"], p=[0.2, 0.2, 0.6])
-        if kind == "full":
-            stage = FULL[int(rng.choice(4, p=[0.1, 0.2, 0.2, 0.5]))]
-        else:
-            stage = _pictured_stage(rng, notes=kind == "notes")
+        kind = rng.choice(["full", "short", "notes"], p=kinds)
+        full = kind == "full"
+        stage = FULL[int(rng.choice(4, p=[0.1, 0.2, 0.2, 0.5]))] if full else small(rng, kind == "notes")
         yield _loss(model, processor, rng, realms, stage)
 
 
@@ -169,6 +152,10 @@ def _sized(stage: Stage) -> Stage:
     return stage._replace(batch=min(stage.batch, 6000 // tokens))
 
 
+# By phase: how small stages are drawn, and the shares of full pages, short pages and notes.
+CHOOSING = {1: (_small_stage, [0.25, 0.3, 0.45]), 2: (_pictured_stage, [0.2, 0.2, 0.6])}
+
+
 def _loss(model: Model, processor: Qwen2_5_VLProcessor, rng: RandomState, realms: list[Realm], stage: Stage) -> Tensor:
     made = [make_chat(rng, realms, stage) for _ in range(stage.batch)]
     return chat_loss(model, processor, [rag_messages(chat, items) for chat, items in made])
@@ -186,8 +173,8 @@ def main() -> None:
     model = make_model(processor, args.seed)
     weights = list(model.parameters())
     curve = train(weights, reading_losses(model, processor, args.seed, args.steps), args.steps, args.lr)
-    for losses in (choosing_losses, picture_losses):
-        curve += train(weights, losses(model, processor, args.seed), 3 * args.steps // 8, args.lr / 2)
+    for phase in CHOOSING:
+        curve += train(weights, choosing_losses(model, processor, args.seed, phase), 3 * args.steps // 8, args.lr / 2)
     model.save_pretrained(args.out)
     processor.save_pretrained(args.out)
     write_log(args.out, {"seed": args.seed, "steps": args.steps, "lr": args.lr}, curve)
