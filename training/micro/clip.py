@@ -11,6 +11,7 @@ import argparse
 import json
 import logging
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -96,7 +97,7 @@ def main() -> None:
     model = open_clip.CLIP(**CONFIG)
     views = draw_views(args.seed, N_EMBLEMS)
     trained = [*model.visual.parameters(), model.logit_scale]
-    curve = train(trained, losses(model, views, args.seed), args.steps, args.lr)
+    curve = train(trained, enumerate(islice(losses(model, views, args.seed), args.steps)), args.steps, args.lr)
     args.out.mkdir(parents=True, exist_ok=True)
     save_file({k: v.contiguous() for k, v in model.state_dict().items()}, args.out / "open_clip_model.safetensors")
     config = {"model_cfg": CONFIG, "preprocess_cfg": PREPROCESS}

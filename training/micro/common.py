@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
 
@@ -21,25 +21,31 @@ def training_realms(seed: int, n: int) -> list[world.Realm]:
     return world.make_realms(seed, n, avoid=world.make_realms(world.SEED, world.N_REALMS))
 
 
-def train(parameters: list[nn.Parameter], losses: Iterator[Tensor], steps: int, lr: float) -> list[float]:
-    """Draws ``steps`` losses and steps AdamW on each: linear warm-up over 5 %, cosine to zero, clipping at 1.
+def train(parameters: list[nn.Parameter], losses: Iterable[tuple[int, Tensor]], steps: int, lr: float) -> list[float]:
+    """Steps AdamW on every loss: linear warm-up over 5 %, cosine to zero, clipping at 1.
+
+    Args:
+        parameters: what learns.
+        losses: pairs of a position in the schedule, 0 to ``steps - 1``, and a loss; a position may come several times.
+        steps: the schedule's length.
+        lr: the highest learning rate.
 
     Returns:
-        The loss of every step.
+        Every loss.
     """
     optimizer = torch.optim.AdamW(parameters, lr=lr, weight_decay=0.01, betas=(0.9, 0.98))
     curve: list[float] = []
-    bar = tqdm(range(steps), mininterval=5)
-    for step in bar:
-        for group in optimizer.param_groups:
-            group["lr"] = lr * _schedule(step, steps)
-        loss = next(losses)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        curve.append(loss.item())
-        bar.set_postfix_str(f"loss {np.mean(curve[-50:]):.3f}")
+    with tqdm(total=steps, mininterval=5) as bar:
+        for step, loss in losses:
+            for group in optimizer.param_groups:
+                group["lr"] = lr * _schedule(step, steps)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            nn.utils.clip_grad_norm_(parameters, 1.0)
+            optimizer.step()
+            curve.append(loss.item())
+            bar.set_postfix_str(f"loss {np.mean(curve[-50:]):.3f}", refresh=False)
+            bar.update(step + 1 - bar.n)
     return curve
 
 

@@ -105,7 +105,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.manual_seed(args.seed)
     encoder = MemoryEncoder.create(FrozenVLM.load(args.vlm, device="cpu"), RESAMPLER, dropout=0.0)
-    curve = train(encoder.parameters(), losses(encoder, args.seed, args.steps), args.steps, args.lr)
+    curve = train(encoder.parameters(), enumerate(losses(encoder, args.seed, args.steps)), args.steps, args.lr)
     encoder.save(args.out)
     settings = {"seed": args.seed, "steps": args.steps, "lr": args.lr}
     write_log(args.out, settings, curve, **held_out(encoder, args.seed, HELD_OUT))

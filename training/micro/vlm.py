@@ -4,15 +4,19 @@
 
 Every sequence is a chat: pages (best last, next to the question, as at test time), then questions on the best one.
 Facts are drawn anew for every sequence, so nothing can be learnt by heart; a few sequences have no page, so that the
-model answers in kind when it has nothing to go by. First it learns to read, in ``--steps`` steps, then to choose, in
-three eighths as many, and at last to choose with a picture in between, in as many again.
+model answers in kind when it has nothing to go by. First it learns to read, in ``--steps`` steps or, where short pages
+take it longer, a few more, then to choose, in three eighths as many, and at last to choose with a picture in between,
+in as many again.
 """
 
 import argparse
 import logging
+from collections import deque
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
+import numpy as np
 import torch
 from comem_lmms.training.micro.chats import Chat, Stage, answer_mask, make_chat
 from comem_lmms.training.micro.common import train, training_realms, write_log
@@ -29,6 +33,8 @@ from comem_lmms.vlm import images_of
 Model = Qwen2_5_VLForConditionalGeneration
 
 TEXT_WEIGHT = 0.5  # of the loss on every word; a page repeats its realm's name, which teaches to copy
+READ = 0.17  # mean loss of 50 steps at which pages count as read; most of what is left are words that none can foretell
+PATIENCE = 0.4  # of the steps, to wait for that at most
 N_REALMS = 256  # emblems seen in training; pages are made up afresh for every sequence
 
 
@@ -103,15 +109,29 @@ def chat_loss(model: Model, processor: Qwen2_5_VLProcessor, chats: list[Chat]) -
     return loss[is_answer[is_text]].mean() + TEXT_WEIGHT * loss.mean()
 
 
-def reading_losses(model: Model, processor: Qwen2_5_VLProcessor, seed: int, steps: int) -> Iterator[Tensor]:
-    """One loss a step: short pages in the first 40 %, longer ones to 50 %, then none to three full pages."""
+def reading_losses(model: Model, processor: Qwen2_5_VLProcessor, seed: int, steps: int) -> Iterator[tuple[int, Tensor]]:
+    """Positions and losses: short pages in the first 40 %, longer ones to 50 %, then none to three full pages.
+
+    Seeds differ in how soon they find out how to read. What was not learnt on the easier pages is not made up for on
+    the harder ones, so the schedule waits at the end of the short and of the longer ones until they are read.
+    """
     rng = RandomState(seed)
     realms = training_realms(seed, N_REALMS)
-    for step in range(steps):
+    ends = {int(0.4 * steps) - 1, int(0.5 * steps) - 1}
+    recent: deque[float] = deque(maxlen=50)
+    step = waited = 0
+    while step < steps:
         stage = FULL[int(rng.choice(4, p=[0.04, 0.36, 0.2, 0.4]))]
         if step < 0.5 * steps:
             stage = SHORT if step < 0.4 * steps else LONGER
-        yield _loss(model, processor, rng, realms, stage)
+        loss = _loss(model, processor, rng, realms, stage)
+        yield step, loss
+        recent.append(loss.item())
+        if step in ends and np.mean(recent) > READ and waited < PATIENCE * steps:
+            waited += 1
+        else:
+            step += 1
+            waited = 0
 
 
 def choosing_losses(model: Model, processor: Qwen2_5_VLProcessor, seed: int, phase: int) -> Iterator[Tensor]:
@@ -173,8 +193,10 @@ def main() -> None:
     model = make_model(processor, args.seed)
     weights = list(model.parameters())
     curve = train(weights, reading_losses(model, processor, args.seed, args.steps), args.steps, args.lr)
+    steps = 3 * args.steps // 8
     for phase in CHOOSING:
-        curve += train(weights, choosing_losses(model, processor, args.seed, phase), 3 * args.steps // 8, args.lr / 2)
+        losses = islice(choosing_losses(model, processor, args.seed, phase), steps)
+        curve += train(weights, enumerate(losses), steps, args.lr / 2)
     model.save_pretrained(args.out)
     processor.save_pretrained(args.out)
     write_log(args.out, {"seed": args.seed, "steps": args.steps, "lr": args.lr}, curve)
