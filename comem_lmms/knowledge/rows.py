@@ -45,7 +45,7 @@ def checked(row: Row) -> Row:
     Raises:
         UserError: a field is of the wrong kind.
     """
-    row = row._replace(**{name: getattr(row, name) or "" for name in ("title", "text", "language", "source")})
+    row = Row(row.id, row.title or "", row.text or "", row.image, row.language or "", row.source or "")
     texts = (row.id, row.title, row.text, row.language, row.source)
     if not all(isinstance(text, str) for text in texts) or not (row.image is None or isinstance(row.image, bytes)):
         kinds = ", ".join(type(field).__name__ for field in row[:4])
