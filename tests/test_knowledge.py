@@ -3,6 +3,7 @@
 import io
 import json
 
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -97,6 +98,22 @@ def test_damage_in_a_large_base_is_noticed_by_whoever_reads_it(tmp_path, monkeyp
         [base.row(i) for i in range(3)]
     with pytest.raises(UserError, match=r"items/00000.parquet is damaged or was changed afterwards"):
         base.verify()
+
+
+def test_a_range_of_images_is_read_without_those_before_it(tmp_path, monkeypatch):
+    """Else reading a large file by ranges would take as many times longer as there are ranges."""
+    monkeypatch.setattr("comem_lmms.knowledge.base.SMALL", 0)
+    KnowledgeBase.create(tmp_path, [Row(str(i), "", "", png(f"rgb({i}, 0, 0)")) for i in range(200)])
+    path = tmp_path / "images/00000.parquet"
+    first = pq.ParquetFile(path).metadata.row_group(0)
+    column = next(first.column(i) for i in range(3) if first.column(i).path_in_schema == "image.bytes")
+    data = bytearray(path.read_bytes())
+    data[(column.dictionary_page_offset or column.data_page_offset) + 100] ^= 0xFF
+    path.write_bytes(data)
+    base = KnowledgeBase.open(tmp_path)
+    assert [image.getpixel((0, 0))[0] for image in base.images(100, 195)] == list(range(100, 195))
+    with pytest.raises(UserError, match=r"images/00000.parquet is damaged"):
+        list(base.images(0, 3))
 
 
 def test_another_format_is_refused(tmp_path):

@@ -70,8 +70,13 @@ class Shards:
             here, end = self._starts[shard], self._starts[shard + 1]
             if end <= start or here >= stop:
                 continue
+            with self._lock:
+                starts = self._file(shard).starts
+            groups = [i for i, first in enumerate(starts[:-1]) if here + first < stop and here + starts[i + 1] > start]
+            here += starts[groups[0]]
             with self._reading(path):
-                for batch in self._opened(path).iter_batches(batch_size=1024, columns=list(columns)):
+                reader = self._opened(path)
+                for batch in reader.iter_batches(batch_size=1024, row_groups=groups, columns=list(columns)):
                     first, last = max(start - here, 0), min(stop - here, len(batch))
                     if first < last:
                         yield batch.slice(first, last - first)
