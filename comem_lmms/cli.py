@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from comem_lmms import __version__
+from comem_lmms import __version__, cli_index
 from comem_lmms.errors import UserError
 
 
@@ -44,12 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     rescore.set_defaults(run=_rescore)
 
     kb = commands.add_parser("kb", help="work on a knowledge base").add_subparsers(required=True, metavar="ACTION")
-    index = kb.add_parser("index", help="embed the images of a knowledge base and build its search index")
-    index.add_argument("folder", type=Path, help="the knowledge base")
-    index.add_argument("--clip", default="micro", help="open_clip model name, hf-hub:..., local-dir:... or micro")
-    index.add_argument("--pretrained", help="open_clip pretrained tag")
-    index.add_argument("--device", default="cpu")
-    index.set_defaults(run=_index)
+    cli_index.add(kb)
 
     _add_link(commands)
 
@@ -228,15 +223,6 @@ def _rescore(arguments: argparse.Namespace) -> None:
 
     logger.remove()  # lmms-eval tells about every file that it reads; errors come as UserError
     print(render(rescore(arguments.samples, arguments.task)))
-
-
-def _index(arguments: argparse.Namespace) -> None:
-    from comem_lmms.knowledge import KnowledgeBase
-    from comem_lmms.retrieval import ClipEmbedder, Index
-
-    knowledge = KnowledgeBase.open(arguments.folder)
-    index = Index.build(knowledge, ClipEmbedder(arguments.clip, arguments.pretrained, arguments.device))
-    print(f"indexed {index.about['items']} items of {arguments.folder} with {arguments.clip}")
 
 
 def _index_titles(arguments: argparse.Namespace) -> None:

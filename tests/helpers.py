@@ -25,6 +25,15 @@ def evaluate(model: Any, tasks: tuple[str, ...] = ("microseek",), **arguments: A
     return simple_evaluate(model=model, tasks=list(tasks), **arguments)
 
 
+def indexed(base: Any, kind: str = "auto") -> Any:
+    """A knowledge base's index by the micro CLIP, made anew as the commands do it."""
+    from comem_lmms.retrieval import ClipEmbedder, Index, embed
+
+    shutil.rmtree(base.folder / "embeddings", ignore_errors=True)
+    embed(base, ClipEmbedder("micro"))
+    return Index.build(base, kind)
+
+
 def answers(results: dict, task: str = "microseek") -> list[str]:
     """The answers of a run, question by question."""
     return [sample["filtered_resps"][0] for sample in sorted(results["samples"][task], key=lambda s: s["doc_id"])]

@@ -3,7 +3,7 @@
 import shutil
 
 import pytest
-from helpers import answers, evaluate, spoiled_task, usages
+from helpers import answers, evaluate, indexed, spoiled_task, usages
 from loguru import logger
 
 from comem_lmms import micro
@@ -12,7 +12,6 @@ from comem_lmms.knowledge import KnowledgeBase
 from comem_lmms.models.baseline import Baseline
 from comem_lmms.models.comem import CoMEM
 from comem_lmms.models.vanilla_rag import VanillaRAG
-from comem_lmms.retrieval import ClipEmbedder, Index
 
 PIXELS = 112 * 112
 
@@ -195,7 +194,7 @@ def test_answers_are_not_taken_from_the_cache_of_another_knowledge_base(own_know
     turned = [
         row._replace(title=other.title, text=other.text) for row, other in zip(rows, rows[1:] + rows[:1], strict=True)
     ]
-    Index.build(KnowledgeBase.create(own_knowledge, turned), ClipEmbedder("micro"))
+    indexed(KnowledgeBase.create(own_knowledge, turned))
     changed = evaluate("vanilla_rag", **arguments)
     assert usages(changed)[0] is not None
     assert answers(changed) != answers(first)

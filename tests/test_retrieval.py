@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import open_clip
 import pytest
-from helpers import chat
+from helpers import chat, indexed
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -25,13 +25,13 @@ def queries(questions, n=8):
 def small(knowledge, tmp_path):
     """Twenty realms with an index of their own."""
     base = KnowledgeBase.create(tmp_path / "kb", [knowledge.row(i) for i in range(20)])
-    Index.build(base, ClipEmbedder("micro"))
+    indexed(base)
     return base
 
 
 def test_faiss_equals_numpy(knowledge, questions):
     embedder = ClipEmbedder("micro")
-    vectors = np.concatenate(list(embedder.embed_all(knowledge[i].image for i in range(len(knowledge)))))
+    vectors = np.concatenate(list(embedder.embed_all(knowledge.images()))).astype(np.float16).astype(np.float32)
     asked = embedder.embed([q["image"] for q in questions[:32]])
     expected = np.argsort(-(asked @ vectors.T), axis=1, kind="stable")[:, :5]
     scores, rows = Index.open(knowledge).search(asked, 5)
@@ -98,7 +98,7 @@ def test_unknown_kind(knowledge):
 
 def test_missing_index(knowledge, tmp_path):
     base = KnowledgeBase.create(tmp_path, [knowledge.row(0)])
-    with pytest.raises(UserError, match=r"has no index; build it again with `comem-lmms kb index"):
+    with pytest.raises(UserError, match=r"has no index; run `comem-lmms kb embed .*` and then `comem-lmms kb index"):
         Retriever(base)
 
 
@@ -117,13 +117,13 @@ def test_index_of_another_base(small, knowledge):
 def test_damaged_index(small):
     path = small.folder / "index/index.faiss"
     path.write_bytes(path.read_bytes()[:50])
-    with pytest.raises(UserError, match=r"index.faiss is damaged; build it again"):
+    with pytest.raises(UserError, match=r"index.faiss has 50 bytes, not .*: it is damaged; build it again"):
         Retriever(small)
 
 
 def test_index_that_was_exchanged(small, knowledge, tmp_path):
     other = KnowledgeBase.create(tmp_path / "other", [knowledge.row(i) for i in range(20, 40)])
-    Index.build(other, ClipEmbedder("micro"))
+    indexed(other)
     shutil.copy(other.folder / "index/index.faiss", small.folder / "index/index.faiss")
     with pytest.raises(UserError, match=r"is not the one that index.json describes; build it again"):
         Retriever(small)
@@ -153,7 +153,7 @@ def test_items_without_image_are_not_found_by_image_but_by_id(tmp_path, knowledg
     rows[0] = rows[0]._replace(image=None)
     rows[3] = rows[3]._replace(image=None)
     base = KnowledgeBase.create(tmp_path, rows)
-    Index.build(base, ClipEmbedder("micro"))
+    indexed(base)
     assert "2 of 6 items have no image and cannot be found" in caplog.text
     asked = Query("q", [], base[4].image, gold=base.id(3))
     found = [hit.row for hit in next(Retriever(base).search([asked], 4))]
@@ -168,7 +168,7 @@ def test_items_without_image_are_not_found_by_image_but_by_id(tmp_path, knowledg
 def test_a_base_without_images_cannot_be_indexed(tmp_path, rows):
     base = KnowledgeBase.create(tmp_path, rows)
     with pytest.raises(UserError, match=r"no item of knowledge base .* has an image to be found by"):
-        Index.build(base, ClipEmbedder("micro"))
+        indexed(base)
 
 
 def test_damaged_clip_weights(tmp_path):

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from comem_lmms import micro
 from comem_lmms.knowledge import KnowledgeBase
-from comem_lmms.retrieval import ClipEmbedder, Index
+from comem_lmms.retrieval import ClipEmbedder, Index, embed
 
 RUNS = ("baseline", "vanilla_rag", "comem", "vanilla_rag:oracle", "comem:oracle", "comem:wrong")
 
@@ -45,7 +45,10 @@ def _train(recipe: str, out: Path, *arguments: str) -> None:
 def _index(out: Path) -> None:
     """MicroSeek's knowledge base with an index of the new CLIP."""
     shutil.copytree(micro.resolve("micro", "knowledge"), out / "knowledge", dirs_exist_ok=True)
-    Index.build(KnowledgeBase.open(out / "knowledge"), ClipEmbedder(f"local-dir:{out / 'clip'}"))
+    knowledge = KnowledgeBase.open(out / "knowledge")
+    shutil.rmtree(knowledge.folder / "embeddings", ignore_errors=True)  # of a CLIP that was trained before
+    embed(knowledge, ClipEmbedder(f"local-dir:{out / 'clip'}"))
+    Index.build(knowledge)
 
 
 def _evaluate(out: Path, model: str, retrieval: str = "clip") -> None:
