@@ -44,7 +44,7 @@ def train(parameters: list[nn.Parameter], losses: Iterable[tuple[int, Tensor]], 
             nn.utils.clip_grad_norm_(parameters, 1.0)
             optimizer.step()
             curve.append(loss.item())
-            bar.set_postfix_str(f"loss {np.mean(curve[-50:]):.3f}", refresh=False)
+            bar.set_postfix_str(f"step {len(curve)}, loss {np.mean(curve[-50:]):.3f}", refresh=step < bar.n)
             bar.update(step + 1 - bar.n)
     return curve
 
