@@ -310,7 +310,7 @@ def _type(row: Row, answer_eval: list[Any] | None) -> Compared:
 
 def _tables(tables: Row) -> Group:
     ours = {
-        "official_vqa_contractions": dict(vqa_tables.contractions()),
+        "official_vqa_contractions": dict(vqa_tables.CONTRACTIONS),
         "number_words": dict(vqa_tables.NUMBER_WORDS),
         "articles": vqa_tables.ARTICLES,
         "punctuation": vqa_tables.PUNCTUATION,
