@@ -31,7 +31,7 @@ from comem_lmms.scoring.extraction import extract
 
 FOLDER = Path(task_folder())
 YAMLS = sorted(path for path in FOLDER.rglob("*.yaml") if path.stem != "microseek")
-GROUPS = ("aokvqa", "comem_bench", "comem_bench_english", "infoseek_multilingual")
+GROUPS = ("aokvqa", "comem_bench", "comem_bench_english", "infoseek_multilingual", "infoseek_overall")
 TASKS = tuple(path.stem for path in YAMLS if not path.stem.startswith("_") and path.stem not in GROUPS)
 SUBSET_TASKS = tuple(name for name in TASKS if name.startswith("cvqa_") and name != "cvqa_all")
 LANGUAGES = {"es": "spanish", "pt": "portuguese", "zh": "chinese", "ru": "russian", "bg": "bulgarian"}
@@ -230,7 +230,55 @@ def test_the_group_s_error_is_that_of_an_unweighted_mean(world):
     assert {key.split(",")[0] for key in group} == {"official", "official_stderr", "paper", "paper_stderr", "alias"}
     translations = results["infoseek_multilingual"]
     assert translations["official,none"] == 0.5
-    assert math.isnan(translations["official_stderr,none"])  # the same questions five times
+    assert translations["official_stderr,none"] == "N/A"  # the same questions five times
+    assert {metric for one in results.values() for metric in one if metric.startswith("samples")} == set()
+
+
+def test_the_paper_s_overall_is_over_six_languages(world, spec):
+    from comem_lmms.tasks.common import mean_of_translations
+
+    results = run_scripted(half_right, "infoseek_overall")["results"]
+    languages = ["infoseek_paper", *(f"infoseek_{language}" for language in LANGUAGES)]
+    for part in ("", "_unseen_question", "_unseen_entity"):
+        scores = [results[task][f"paper{part},none"] for task in languages]
+        assert results["infoseek_overall"][f"paper{part},none"] == pytest.approx(sum(scores) / 6)
+    tables = json.loads((spec / "paper_results.json").read_text())
+    rows = [
+        row
+        for row in (*tables["main"], *tables["multilingual"])
+        if (row["model"], row["method"]) == ("Qwen2.5-VL-7B", "baseline")
+    ]
+    for part, overall in (("unseen_question", 17.3), ("unseen_entity", 16.2)):  # as the paper has them
+        columns = [row[f"infoseek_{part}"] for row in rows]
+        assert mean_of_translations(columns, [1] * 6, False) == pytest.approx(overall, abs=0.051)
+
+
+@pytest.mark.parametrize(("limit", "score"), [(1, None), (3, 0.6667), (None, 0.5)])
+@pytest.mark.parametrize("group", ["comem_bench", "infoseek_overall"])
+def test_results_are_strict_json_with_any_limit(world, tmp_path, group, limit, score):
+    """`--limit` leaves InfoSeek and OVEN without one of their splits, and CVQA without some subsets."""
+    from lmms_eval.loggers import EvaluationTracker
+
+    tracker = EvaluationTracker(output_path=str(tmp_path))
+    results = run_scripted(half_right, group, limit=limit, evaluation_tracker=tracker)
+    tracker.save_results_aggregated(results=results, samples=results.pop("samples"), datetime_str="now")
+    (path,) = tmp_path.rglob("*_results.json")
+    saved = json.loads(path.read_text(), parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    translated = saved["results"]["infoseek_overall" if group == "infoseek_overall" else "infoseek_multilingual"]
+    assert translated["official_stderr,none"] == "N/A"
+    assert translated["official,none"] == (score and pytest.approx(score))
+
+
+def test_a_limit_leaves_the_mean_over_the_subsets_that_were_asked(world):
+    """As lmms-eval's means are over the questions that were asked."""
+
+    def says(task: str, doc: dict) -> str:
+        return right(task, doc) if "Bulgarian" in doc["Subset"] else "?"
+
+    scores = run_scripted(says, "cvqa", limit=2)["results"]["cvqa"]
+    asked = {name for name in cvqa_subsets() if f"official_{name},none" in scores}
+    assert asked == {"bulgarian_bulgaria", "chinese_china"}
+    assert scores["official,none"] == 1 / 2
 
 
 def test_cvqa_counts_each_subset_once(world):
