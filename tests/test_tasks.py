@@ -26,6 +26,7 @@ from comem_lmms.errors import UserError
 from comem_lmms.linking import TitleIndex
 from comem_lmms.plugin import task_folder
 from comem_lmms.questions import ask
+from comem_lmms.report import read_rows
 from comem_lmms.rescore import rescore
 from comem_lmms.scoring.extraction import extract
 
@@ -267,6 +268,10 @@ def test_results_are_strict_json_with_any_limit(world, tmp_path, group, limit, s
     translated = saved["results"]["infoseek_overall" if group == "infoseek_overall" else "infoseek_multilingual"]
     assert translated["official_stderr,none"] == "N/A"
     assert translated["official,none"] == (score and pytest.approx(score))
+    shown = {row.task: row.accuracy for row in read_rows(tmp_path) if row.tasks}
+    groups = ["comem_bench_english", "infoseek_multilingual"] if group == "comem_bench" else [group]
+    assert sorted(shown) == groups
+    assert shown[groups[-1]] == (score and pytest.approx(100 * score))
 
 
 def test_a_limit_leaves_the_mean_over_the_subsets_that_were_asked(world):
@@ -347,6 +352,43 @@ def test_other_models_get_a_short_prompt(world):
     content, text = _asked("scripted")
     assert [part["type"] for part in content] == ["image", "text"]
     assert text == "What is the capital of 0?\nAnswer with a single word or a short phrase."
+
+
+@pytest.mark.parametrize(("model", "style"), [("baseline", "paper"), ("vanilla_rag", "paper_knowledge")])
+def test_other_models_get_the_paper_s_prompts_as_base(world, model, style):
+    run_scripted(right, "infoseek", model=model, model_args="base=scripted", limit=1)
+    _, chat, _ = Scripted.asked["infoseek", 0]
+    assert [part["type"] for part in chat[-1]["content"]] == ["text", "image"]
+    assert chat[-1]["content"][0]["text"] == ask("infoseek", style, "What is the capital of 0?")
+    register("recorder", "simple", "helpers.Recorder")
+    Recorder.asked.clear()
+    evaluate(model, ("infoseek",), model_args="base=recorder", limit=1, task_manager=manager(model))
+    assert Recorder.asked["infoseek", 0][0].endswith(ask("infoseek", style, "What is the capital of 0?"))
+
+
+@pytest.mark.parametrize("model", ["scripted", "baseline"])
+@pytest.mark.parametrize(("style", "types"), [("paper", ["text", "image"]), ("short", ["image", "text"])])
+def test_a_file_of_one_s_own_may_ask_every_model_alike(world, tmp_path, model, style, types):
+    """As docs/benchmarks.md has it."""
+    from lmms_eval.tasks import TaskManager
+
+    (tmp_path / "mine.yaml").write_text(
+        f"include: {FOLDER}/infoseek/infoseek.yaml\n"
+        "task: infoseek_mine\n"
+        f"lmms_eval_specific_kwargs: {{default: {{prompt: {style}, template: infoseek}}}}\n"
+    )
+    register("scripted", "chat", "helpers.Scripted")
+    Scripted.says = staticmethod(right)
+    Scripted.asked.clear()
+    folders = TaskManager(include_path=str(tmp_path), include_defaults=False, model_name=model)
+    arguments = "base=scripted" if model == "baseline" else ""
+    results = evaluate(model, ("infoseek_mine",), model_args=arguments, task_manager=folders)
+    assert results["results"]["infoseek_mine"]["official,none"] == 1
+    _, chat, _ = Scripted.asked["infoseek_mine", 0]
+    assert [part["type"] for part in chat[-1]["content"]] == types
+    assert next(part["text"] for part in chat[-1]["content"] if part["type"] == "text") == ask(
+        "infoseek", style, "What is the capital of 0?"
+    )
 
 
 def _asked(model: str) -> tuple[list[dict], str]:
