@@ -34,6 +34,9 @@ def _parser() -> argparse.ArgumentParser:
 
     report = commands.add_parser("report", help="print the table of a folder of lmms-eval results")
     report.add_argument("folder", type=Path, help="what --output_path was; searched with all folders below")
+    report.add_argument(
+        "--metric", metavar="NAME", help="e.g. paper; default: each task's first, official or exact_match"
+    )
     report.add_argument("--json", type=Path, metavar="FILE", help="also write the rows as JSON")
     report.add_argument("--rows", type=int, metavar="N", help="fail unless there are exactly N rows")
     report.set_defaults(run=_report)
@@ -213,7 +216,7 @@ def _check_data(arguments: argparse.Namespace) -> int:
 def _report(arguments: argparse.Namespace) -> None:
     from comem_lmms.report import read_rows, render, write_summary
 
-    rows = read_rows(arguments.folder)
+    rows = read_rows(arguments.folder, arguments.metric)
     if arguments.rows not in (None, len(rows)):
         raise UserError(f"{len(rows)} results under {arguments.folder}, not {arguments.rows}; see the log of lmms-eval")
     if arguments.json:

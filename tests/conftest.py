@@ -23,6 +23,12 @@ def fixtures() -> Path:
 
 
 @pytest.fixture(scope="session")
+def real_rows() -> Path:
+    """Question rows of InfoSeek and OVEN as published, without images."""
+    return _shared("data")
+
+
+@pytest.fixture(scope="session")
 def spec() -> Path:
     """What the reference's prompts and benchmarks are."""
     return _shared("spec")
