@@ -40,8 +40,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 
 from comem_lmms import micro
 from comem_lmms.encoder import MemoryEncoder
-from comem_lmms.knowledge import KnowledgeBase
-from comem_lmms.knowledge.base import Row
+from comem_lmms.knowledge import KnowledgeBase, Row
 from comem_lmms.memory import BankInfo, MemoryBank, ProcessMemories, fill, prefix
 from comem_lmms.microseek.words import ATTRIBUTES
 from comem_lmms.prompts import rag_messages

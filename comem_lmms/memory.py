@@ -275,7 +275,7 @@ def fill(
             missing = {key: row for row in shard if (key := knowledge.key(row)) not in memories}
             if missing:
                 made = _encode(encoder, knowledge, list(missing.values()), batch_size)
-                memories.add([knowledge.ids[row] for row in missing.values()], list(missing), made)
+                memories.add([knowledge.id(row) for row in missing.values()], list(missing), made)
             bar.update(len(shard))
 
 
@@ -311,7 +311,7 @@ def _encode(encoder: MemoryEncoder, knowledge: KnowledgeBase, rows: list[int], b
             raise UserError(f"{_culprit(encoder, items)} cannot be encoded ({one_line(error)}); mend it") from error
         for i, memory in zip(batch, encoded, strict=True):
             if not torch.isfinite(memory).all():
-                id_ = knowledge.ids[rows[i]]
+                id_ = knowledge.id(rows[i])
                 remedy = "the encoder is damaged" if encoded.dtype == torch.float32 else "try dtype=float32"
                 raise UserError(f"the memory of item {id_!r} is not finite in {encoded.dtype}; {remedy}")
             made[i] = memory

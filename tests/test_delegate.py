@@ -51,7 +51,7 @@ def test_a_simple_base_gets_the_items_in_front_the_best_one_last(knowledge):
     run = evaluate("vanilla_rag", model_args="base=recorder,top_k=2", limit=7, batch_size=3)
     found = asked()
     for number, usage in enumerate(usages(run)):
-        best, second = (knowledge[knowledge.row_of[id_]] for id_ in usage["retrieved"])
+        best, second = (knowledge[knowledge.find(id_)] for id_ in usage["retrieved"])
         context, images, generation = found["microseek", number]
         question, image, same = alone["microseek", number]
         assert context == f"{item_text(second)}\n{item_text(best)}\n{question}"
@@ -84,7 +84,7 @@ def test_layout_text_on_a_simple_base_has_the_image_of_the_question_only(knowled
     alone = asked()
     run = evaluate("vanilla_rag", model_args="base=recorder,layout=text,top_k=1", limit=3)
     for (place, (context, images, _)), usage in zip(sorted(asked().items()), usages(run), strict=True):
-        text = item_text(knowledge[knowledge.row_of[usage["retrieved"][0]]])
+        text = item_text(knowledge[knowledge.find(usage["retrieved"][0])])
         assert context == f"Reference Information: {text[:500]}{alone[place][0]}"
         assert images == alone[place][1]
 

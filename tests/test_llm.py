@@ -65,7 +65,7 @@ def test_runs_in_the_harness(folder, knowledge, questions):
     assert answers(one) == answers(four)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     for question, usage in zip(questions, usages(one), strict=False):
-        best, second = (item_text(knowledge[knowledge.row_of[id_]]) for id_ in usage["retrieved"])
+        best, second = (item_text(knowledge[knowledge.find(id_)]) for id_ in usage["retrieved"])
         user = f"Reference Information: {second}Reference Information:  {best}Question: {question['question']}"
         turns = [{"role": "system", "content": "You are a helpful assistant."}, {"role": "user", "content": user}]
         prompt = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)

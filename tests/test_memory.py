@@ -20,8 +20,7 @@ from safetensors.torch import load_file, save_file
 
 from comem_lmms import micro
 from comem_lmms.errors import UserError
-from comem_lmms.knowledge import KnowledgeBase
-from comem_lmms.knowledge.base import Row
+from comem_lmms.knowledge import KnowledgeBase, Row
 from comem_lmms.memory import BankInfo, MemoryBank, ProcessMemories, fill, prefix
 from comem_lmms.models.arguments import MemoryArguments
 from comem_lmms.models.comem import CoMEM
@@ -103,11 +102,11 @@ def test_items_without_image_or_text(tmp_path, small, encoder):
 
 
 def test_nothing_is_encoded_twice(tmp_path, small, encoder, monkeypatch):
-    bank = memorize(str(tmp_path), arguments(small), ids=small.ids[:10], shard_size=4)
+    bank = memorize(str(tmp_path), arguments(small), ids=[small.id(row) for row in range(10)], shard_size=4)
     assert len(bank) == 10
     asked = []
     monkeypatch.setattr("comem_lmms.encoder.MemoryEncoder.encode", lambda self, items: asked.extend(items))
-    assert len(memorize(str(tmp_path), arguments(small), ids=small.ids[:10], shard_size=4)) == 10
+    assert len(memorize(str(tmp_path), arguments(small), ids=[small.id(row) for row in range(10)], shard_size=4)) == 10
     assert not asked
 
 
@@ -186,7 +185,7 @@ def test_no_bank(tmp_path):
 
 def test_unknown_items_are_not_memorised(tmp_path, small):
     with pytest.raises(UserError, match=r"has no item 'x' \(nor 1 others that are asked for\)"):
-        memorize(str(tmp_path), arguments(small), ids=["x", "y", small.ids[0]])
+        memorize(str(tmp_path), arguments(small), ids=["x", "y", small.id(0)])
 
 
 def test_an_item_that_no_processor_takes_is_named(tmp_path, knowledge):

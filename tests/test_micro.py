@@ -93,7 +93,7 @@ def test_vlm_answers_from_the_item_next_to_the_question(vlm, knowledge, question
     right = 0
     for i, question in enumerate(questions[:40]):
         items = [knowledge[i], knowledge[1023 - i]]
-        items.insert(rank, knowledge[knowledge.row_of[question["item_id"]]])
+        items.insert(rank, knowledge[knowledge.find(question["item_id"])])
         asked = rag_messages(chat(question["question"], question["image"]), items)
         answer = vlm.generate([asked], max_new_tokens=8)[0].text
         assert answer in items[0].text

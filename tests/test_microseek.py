@@ -27,11 +27,14 @@ def test_shipped_files_are_what_the_seed_gives(tmp_path, knowledge, questions):
 
     made = build(tmp_path / "kb", tmp_path / "test.parquet")
     assert made.fingerprint == knowledge.fingerprint
-    assert (tmp_path / "kb/manifest.json").read_bytes() == (knowledge.folder / "manifest.json").read_bytes()
-    shipped = [knowledge.folder / "items.parquet", ROOT / "tasks/microseek/test.parquet"]
-    for ours, theirs in zip([tmp_path / "kb/items.parquet", tmp_path / "test.parquet"], shipped, strict=True):
+    tables = ["items/00000.parquet", "images/00000.parquet"]
+    pairs = [(tmp_path / "kb" / name, knowledge.folder / name) for name in tables]
+    pairs.append((tmp_path / "test.parquet", ROOT / "tasks/microseek/test.parquet"))
+    for ours, theirs in pairs:
         same_writer = pq.read_metadata(ours).created_by == pq.read_metadata(theirs).created_by
         assert not same_writer or ours.read_bytes() == theirs.read_bytes()
+    for lookup in (tmp_path / "kb/lookups").iterdir():
+        assert lookup.read_bytes() == (knowledge.folder / "lookups" / lookup.name).read_bytes()
     again = datasets.load_dataset("parquet", data_files=str(tmp_path / "test.parquet"), split="train")
     assert len(again) == len(questions)
     for ours, theirs in zip(again, questions, strict=True):
@@ -85,7 +88,7 @@ def test_questions_do_not_give_the_answer_away(questions):
 
 def test_questions_show_another_view(knowledge, questions):
     for q in questions[:50]:
-        shown, known = np.asarray(q["image"], dtype=int), np.asarray(knowledge[knowledge.row_of[q["item_id"]]].image)
+        shown, known = np.asarray(q["image"], dtype=int), np.asarray(knowledge[knowledge.find(q["item_id"])].image)
         assert shown.shape == known.shape == (SIZE, SIZE, 3)
         assert abs(shown - known).mean() > 5
 

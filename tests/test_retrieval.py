@@ -12,8 +12,7 @@ from safetensors.torch import save_file
 
 from comem_lmms import micro
 from comem_lmms.errors import UserError
-from comem_lmms.knowledge import KnowledgeBase
-from comem_lmms.knowledge.base import Row
+from comem_lmms.knowledge import KnowledgeBase, Row
 from comem_lmms.records import Query
 from comem_lmms.retrieval import ClipEmbedder, Index, Retriever
 
@@ -156,7 +155,7 @@ def test_items_without_image_are_not_found_by_image_but_by_id(tmp_path, knowledg
     base = KnowledgeBase.create(tmp_path, rows)
     Index.build(base, ClipEmbedder("micro"))
     assert "2 of 6 items have no image and cannot be found" in caplog.text
-    asked = Query("q", [], base[4].image, gold=base.ids[3])
+    asked = Query("q", [], base[4].image, gold=base.id(3))
     found = [hit.row for hit in next(Retriever(base).search([asked], 4))]
     assert found[0] == 4
     assert set(found) == {1, 2, 4, 5}

@@ -1,53 +1,52 @@
-"""A knowledge base on disk: rows of (id, title, text, image bytes) in, `KnowledgeItem`s out.
+"""A knowledge base on disk: rows and images by number, whatever its size.
 
-A folder holds ``items.parquet`` (images inside, page checksums on) and ``manifest.json`` with the number of items and
-a fingerprint of their content. The fingerprint is computed from the rows, not from the file, so the same content has
-the same fingerprint whatever wrote it, and it is checked whenever the base is opened.
+A folder holds ``items/*.parquet`` and ``images/*.parquet`` (each image once, whatever the number of its items; page
+checksums on), ``lookups/*.npy`` and ``manifest.json``, which says what is in them and where it is from. Its fingerprint
+is computed from the rows, not from the files, so the same content has the same fingerprint whatever wrote it.
 """
 
-import hashlib
-from collections.abc import Iterable
+import shutil
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 from PIL import Image
 
 from comem_lmms.errors import UserError
-from comem_lmms.files import read_json, write_json
+from comem_lmms.files import read_json, sha256
 from comem_lmms.images import IMAGE_ERRORS, open_image
+from comem_lmms.knowledge import lookups
+from comem_lmms.knowledge.rows import IMAGES, ITEMS, Row
+from comem_lmms.knowledge.shards import Shards
+from comem_lmms.knowledge.writing import FORMAT, MANIFEST, REJECTS, STATE, Writer
 from comem_lmms.records import KnowledgeItem
 
-ITEMS = "items.parquet"
-MANIFEST = "manifest.json"
-# Arrow's extension names make `datasets` and the Hub's viewer show the column as images.
-_IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-_SCHEMA = pa.schema([("id", pa.string()), ("title", pa.string()), ("text", pa.string()), ("image", _IMAGE)])
-
-
-class Row(NamedTuple):
-    """One item as it is stored: ``image`` holds the bytes of an image file, or None."""
-
-    id: str
-    title: str
-    text: str
-    image: bytes | None
+SMALL = 1 << 26  # bytes; a base of that size or less is read and checked whenever it is opened
 
 
 class KnowledgeBase:
-    """Items by row number, in the order they were written."""
+    """Items by row number, in the order they were written.
 
-    def __init__(self, folder: Path, table: pa.Table, manifest: dict[str, object]) -> None:
-        self.folder = folder
-        self.manifest = manifest
+    Attributes:
+        folder: where it lies.
+        manifest: what `Writer.finish` wrote.
+        fingerprint: SHA-256 over ids, languages and keys of all rows.
+        n_images: different images.
+        n_pictured: items with an image.
+    """
+
+    def __init__(self, folder: Path, manifest: dict[str, Any]) -> None:
+        self.folder, self.manifest = folder, manifest
         self.fingerprint = str(manifest["fingerprint"])
-        self._table = table
-        self.ids: list[str] = table["id"].to_pylist()
-        self.row_of = {id_: row for row, id_ in enumerate(self.ids)}
+        self.n_images = int(manifest["images"])
+        self._remedy = "build or copy the base again"
+        self._items = self._table("items", ITEMS)
+        self._images = self._table("images", IMAGES)
+        self._lookups = lookups.load(folder / lookups.FOLDER, self._remedy)
+        self.n_pictured = len(self._lookups.by_image)
 
     def __len__(self) -> int:
-        return len(self.ids)
+        return len(self._items)
 
     def __getitem__(self, row: int) -> KnowledgeItem:
         """The item of a row, its image decoded.
@@ -55,103 +54,129 @@ class KnowledgeBase:
         Raises:
             UserError: the item's image cannot be read.
         """
-        id_, title, text, image = self.row(row)
-        return KnowledgeItem(id_, title, text, self._decode(id_, image))
+        stored = self.row(row)
+        number = self.image_of(row)
+        image = None if number is None or stored.image is None else self._decode(number, stored.image)
+        return KnowledgeItem(stored.id, stored.title, stored.text, image)
 
     def row(self, row: int) -> Row:
         """The item of a row as it is stored."""
-        cells = self._table.slice(row, 1).to_pylist()[0]
-        return Row(cells["id"], cells["title"], cells["text"], (cells["image"] or {}).get("bytes"))
+        cells = self._items[row]
+        image = None if cells["image"] is None else self._images[cells["image"]]["image"]["bytes"]
+        return Row(cells["id"], cells["title"], cells["text"], image, cells["language"], cells["source"])
+
+    def id(self, row: int) -> str:
+        """The id of a row."""
+        return self._lookups.id(row)
+
+    def find(self, id_: str) -> int | None:
+        """The row of an id, None if the base has no such item."""
+        return self._lookups.find(id_)
 
     def key(self, row: int) -> str:
-        """SHA-256 of what an item says and shows: the same for the same content under another id or in another base."""
-        return _fingerprint([self.row(row)._replace(id="")])
+        """What an item says and shows, as a SHA-256: the same for the same content under another id or elsewhere."""
+        return self._lookups.keys[row].tobytes().hex()
 
-    def _decode(self, id_: str, image: bytes | None) -> Image.Image | None:
-        if image is None:
-            return None
-        try:
-            return open_image(image)
-        except IMAGE_ERRORS as error:
-            raise UserError(
-                f"item {id_!r} of knowledge base {self.folder} has an unreadable image ({error}); "
-                "replace or remove the item and build the base again"
-            ) from error
+    def image_of(self, row: int) -> int | None:
+        """The number of a row's image, None for an item without one."""
+        number = int(self._lookups.image_of[row])
+        return None if number < 0 else number
+
+    def rows_of(self, image: int) -> list[int]:
+        """The rows that an image serves, ascending."""
+        start, stop = self._lookups.image_offsets[image : image + 2]
+        return list(map(int, self._lookups.by_image[start:stop]))
+
+    def images(self, start: int = 0, stop: int | None = None) -> Iterator[Image.Image]:
+        """The images from number ``start`` to before ``stop``, decoded.
+
+        Raises:
+            UserError: one cannot be read.
+        """
+        number = start
+        for batch in self._images.batches(["image"], start, stop):
+            for cells in batch.to_pylist():
+                yield self._decode(number, cells["image"]["bytes"])
+                number += 1
+
+    def verify(self) -> None:
+        """Reads every file and compares it with the manifest.
+
+        Raises:
+            UserError: one is not what it was.
+        """
+        for name, (_, _, expected) in self.manifest["files"].items():
+            if (found := sha256(self.folder / name)) != expected:
+                raise UserError(
+                    f"knowledge base {self.folder}: {name} is damaged or was changed afterwards (SHA-256 "
+                    f"{found[:12]}, in {MANIFEST} {str(expected)[:12]}); {self._remedy}"
+                )
 
     @classmethod
     def open(cls, folder: str | Path) -> "KnowledgeBase":
-        """Opens a folder that `create` wrote and checks it against its manifest.
+        """Opens a folder that a `Writer` finished; the files of a small base are compared with the manifest.
 
         Raises:
-            UserError: the folder or a file is missing, a file is damaged, or the items are not those of the manifest.
+            UserError: the folder or a file is missing, of another format, or not what the manifest describes.
         """
         folder = Path(folder)
-        for name in (MANIFEST, ITEMS):
-            if not (folder / name).is_file():
-                raise UserError(f"no knowledge base at {folder}: {name} is missing; give knowledge=FOLDER of one")
+        if not (folder / MANIFEST).is_file():
+            remedy = "give knowledge=FOLDER of one"
+            if (folder / STATE).is_file():
+                remedy = "it is not finished, run the command that began it again"
+            raise UserError(f"no knowledge base at {folder}: {MANIFEST} is missing; {remedy}")
         manifest = read_json(folder / MANIFEST)
-        try:
-            table = pq.read_table(folder / ITEMS, page_checksum_verification=True).select(_SCHEMA.names)
-        except (pa.ArrowException, OSError, KeyError) as error:
-            reason = " ".join(str(error).split())
+        if manifest.get("format") != FORMAT or not isinstance(manifest.get("files"), dict):
             raise UserError(
-                f"knowledge base {folder}: {ITEMS} is damaged ({reason}); build or copy it again"
-            ) from error
-        found = _fingerprint(_rows(table))
-        if found != manifest.get("fingerprint"):
-            raise UserError(
-                f"knowledge base {folder}: {ITEMS} has fingerprint {found[:12]} but {MANIFEST} says "
-                f"{str(manifest.get('fingerprint'))[:12]}; the items were changed afterwards, build the base again"
+                f"knowledge base {folder} has format {manifest.get('format')!r}, this version reads {FORMAT}; build it "
+                "again"
             )
-        return cls(folder, table, manifest)
+        total = 0
+        for name, (_, size, _) in manifest["files"].items():
+            path = folder / name
+            found = path.stat().st_size if path.is_file() else None
+            if found != size:
+                told = "is missing" if found is None else f"has {found:,} bytes, not {size:,}: it is damaged"
+                raise UserError(f"knowledge base {folder}: {name} {told}; build or copy the base again")
+            total += size
+        base = cls(folder, manifest)
+        if total <= SMALL:
+            base.verify()
+        return base
 
     @classmethod
-    def create(cls, folder: str | Path, rows: Iterable[Row], **about: object) -> "KnowledgeBase":
-        """Writes rows as a knowledge base; ``about`` (source, licence, ...) goes into the manifest.
+    def create(cls, folder: str | Path, rows: Iterable[Row], **about: Any) -> "KnowledgeBase":
+        """Writes rows as a knowledge base, in place of one that is there; ``about`` goes into the manifest.
 
         Raises:
             UserError: two rows have the same id, or a field is of the wrong kind.
         """
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        rows = [_checked(row) for row in rows]
-        ids = [row.id for row in rows]
-        if len(set(ids)) < len(ids):
-            twice = next(id_ for id_ in ids if ids.count(id_) > 1)
-            raise UserError(f"two items have the id {twice!r}; ids of a knowledge base must differ")
-        table = pa.Table.from_pylist([_cells(row) for row in rows], schema=_SCHEMA)
-        pq.write_table(table, folder / ITEMS, compression="zstd", compression_level=19, write_page_checksum=True)
-        manifest = {**about, "items": len(rows), "fingerprint": _fingerprint(rows)}
-        write_json(folder / MANIFEST, manifest)
-        return cls(folder, table, manifest)
+        for name in (MANIFEST, REJECTS):
+            (folder / name).unlink(missing_ok=True)
+        for path in folder.glob(f"{STATE}*"):
+            path.unlink()
+        for name in ("items", "images", lookups.FOLDER):
+            shutil.rmtree(folder / name, ignore_errors=True)
+        writer = Writer(folder, {})
+        for row in rows:
+            writer.add(row)
+        writer.commit()
+        writer.finish(**about)
+        return cls.open(folder)
 
+    def _table(self, name: str, schema: Any) -> Shards:
+        files = {path: about for path, about in self.manifest["files"].items() if path.startswith(f"{name}/")}
+        return Shards(
+            [self.folder / path for path in files], [rows for rows, _, _ in files.values()], schema, self._remedy
+        )
 
-def _checked(row: Row) -> Row:
-    """The row, with empty texts for missing ones."""
-    row = row._replace(title=row.title or "", text=row.text or "")
-    texts, image = (row.id, row.title, row.text), row.image
-    if not all(isinstance(text, str) for text in texts) or not (image is None or isinstance(image, bytes)):
-        kinds = ", ".join(type(field).__name__ for field in row)
-        raise UserError(f"item {row.id!r} is made of {kinds}; give str, str, str, and the image file's bytes or None")
-    return row
-
-
-def _cells(row: Row) -> dict[str, object]:
-    image = None if row.image is None else {"bytes": row.image, "path": None}
-    return {**row._asdict(), "image": image}
-
-
-def _rows(table: pa.Table) -> Iterable[Row]:
-    for batch in table.to_batches(max_chunksize=1024):
-        for cells in batch.to_pylist():
-            yield Row(cells["id"], cells["title"], cells["text"], (cells["image"] or {}).get("bytes"))
-
-
-def _fingerprint(rows: Iterable[Row]) -> str:
-    """SHA-256 over every field of every row, each preceded by its length so that fields cannot run together."""
-    digest = hashlib.sha256()
-    for row in rows:
-        for field in row:
-            data = field.encode() if isinstance(field, str) else field
-            digest.update(b"-" if data is None else len(data).to_bytes(8, "little") + data)
-    return digest.hexdigest()
+    def _decode(self, number: int, image: bytes) -> Image.Image:
+        try:
+            return open_image(image)
+        except IMAGE_ERRORS as error:
+            id_ = self.id(self.rows_of(number)[0])
+            raise UserError(
+                f"item {id_!r} of knowledge base {self.folder} has an unreadable image ({error}); "
+                "replace or remove the item and build the base again"
+            ) from error

@@ -11,8 +11,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 from tqdm import tqdm
 
-from comem_lmms.knowledge import KnowledgeBase
-from comem_lmms.knowledge.base import Row
+from comem_lmms.knowledge import KnowledgeBase, Row
 from comem_lmms.microseek import world
 from comem_lmms.microseek.emblem import Emblem, View, draw
 

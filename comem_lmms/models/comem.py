@@ -68,7 +68,7 @@ class CoMEM(RetrievingModel):
         if self.parts.source is None:
             raise UserError(
                 f"memory bank {self.arguments.memory_bank} lacks {len(missing)} of {len(rows)} items that are asked "
-                f"for, first {self.knowledge.ids[missing[0]]!r}; run `comem-lmms memorize`, or give memory_encoder= too"
+                f"for, first {self.knowledge.id(missing[0])!r}; run `comem-lmms memorize`, or give memory_encoder= too"
             )
         fill(
             self.memories, self.knowledge, missing, self.parts.encoder, self.arguments.batch_size, quiet=self.rank != 0

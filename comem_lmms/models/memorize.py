@@ -70,11 +70,12 @@ def _check(bank: str, arguments: MemoryArguments, dtype: str | None, shard_size:
 
 
 def _rows(knowledge: KnowledgeBase, ids: Collection[str]) -> list[int]:
-    unknown = sorted(set(ids) - knowledge.row_of.keys())
+    rows = {id_: knowledge.find(id_) for id_ in ids}
+    unknown = sorted(id_ for id_, row in rows.items() if row is None)
     if unknown:
         others = f" (nor {len(unknown) - 1} others that are asked for)" if len(unknown) > 1 else ""
         raise UserError(
             f"knowledge base {knowledge.folder} has no item {unknown[0]!r}{others}; give knowledge= that the retrieval "
             "run searched"
         )
-    return sorted(knowledge.row_of[id_] for id_ in ids)
+    return sorted(row for row in rows.values() if row is not None)

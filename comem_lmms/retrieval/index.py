@@ -1,15 +1,13 @@
-"""The search index of a knowledge base: image vectors in, the nearest rows out.
+"""The search index of a knowledge base: image vectors in, the nearest images out.
 
 ``FOLDER/index/`` of a knowledge base holds ``index.faiss`` and ``index.json``, which names the knowledge base and the
 embedding model by their fingerprints, so that an index is never searched with vectors of another kind.
 """
 
 import logging
-from collections.abc import Iterator
 
 import faiss
 import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
 from comem_lmms.errors import UserError
@@ -23,7 +21,7 @@ FOLDER = "index"
 
 
 class Index:
-    """An exact inner-product index (cosine, since vectors have length 1) over the items that have an image."""
+    """An exact inner-product index (cosine, since vectors have length 1) over the images of a base."""
 
     def __init__(self, index: faiss.Index, about: dict[str, object]) -> None:
         self.about = about
@@ -33,7 +31,7 @@ class Index:
         return self._index.ntotal
 
     def search(self, vectors: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """Scores (n, k) float32 and rows (n, k) int64 of the k nearest items, best first; row -1 for none."""
+        """Scores (n, k) float32 and numbers (n, k) int64 of the k nearest images, best first; -1 for none."""
         return self._index.search(np.ascontiguousarray(vectors, dtype=np.float32), k)
 
     @classmethod
@@ -67,24 +65,19 @@ class Index:
 
     @classmethod
     def build(cls, knowledge: KnowledgeBase, embedder: ClipEmbedder) -> "Index":
-        """Embeds every image and writes the index into the knowledge base's folder; items without one are left out.
+        """Embeds every image and writes the index into the knowledge base's folder.
 
         Raises:
             UserError: no item has an image, or an image cannot be read.
         """
-        rows: list[int] = []
-        images = _images(knowledge, rows)
-        batches = list(embedder.embed_all(images))
-        if not batches:
+        if not knowledge.n_images:
             raise UserError(f"no item of knowledge base {knowledge.folder} has an image to be found by; give them some")
-        vectors = np.concatenate(batches)
-        index: faiss.Index = faiss.IndexFlatIP(vectors.shape[1])
-        if len(rows) < len(knowledge):
-            log.warning("%s of %s items have no image and cannot be found", len(knowledge) - len(rows), len(knowledge))
-            index = faiss.IndexIDMap(index)
-            index.add_with_ids(vectors, np.array(rows, dtype=np.int64))
-        else:
-            index.add(vectors)
+        if blind := len(knowledge) - knowledge.n_pictured:
+            log.warning("%s of %s items have no image and cannot be found", blind, len(knowledge))
+        images = tqdm(knowledge.images(), total=knowledge.n_images, desc="Embedding", unit="image")
+        vectors = np.concatenate(list(embedder.embed_all(images)))
+        index = faiss.IndexFlatIP(vectors.shape[1])
+        index.add(vectors)
         about = {
             "knowledge": knowledge.fingerprint,
             "items": len(knowledge),
@@ -108,11 +101,3 @@ class Index:
                 f"{str(self.about['clip_fingerprint'])[:12]}) but {embedder.name!r} ({embedder.fingerprint[:12]}) is to"
                 " search it; use the model of the index, or build it again with `comem-lmms kb index`"
             )
-
-
-def _images(knowledge: KnowledgeBase, rows: list[int]) -> Iterator[Image.Image]:
-    """The images that there are; notes their rows on the way."""
-    for row in tqdm(range(len(knowledge)), desc="Embedding", unit="item"):
-        if (image := knowledge[row].image) is not None:
-            rows.append(row)
-            yield image

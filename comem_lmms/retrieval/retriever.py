@@ -6,6 +6,7 @@ Besides CLIP retrieval there are two controls. Both start from the CLIP ranking 
 
 import hashlib
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import Any, Literal, get_args
 
 import torch
@@ -72,14 +73,18 @@ class Retriever:
         answered = 0
         # One more than asked for, since "wrong" drops one.
         for vectors in self._embedder.embed_all(images):
-            scores, rows = self._index.search(vectors, min(k + 1, len(self._index)))
-            for score, row in zip(scores.tolist(), rows.tolist(), strict=True):
-                ranked = [Hit(self.knowledge.ids[r], r, s) for r, s in zip(row, score, strict=True)]
-                yield self._controlled(ranked, golds[answered])[:k]
+            scores, numbers = self._index.search(vectors, min(k + 1, len(self._index)))
+            for score, image in zip(scores.tolist(), numbers.tolist(), strict=True):
+                yield self._controlled(list(islice(self._hits(image, score), k + 1)), golds[answered])[:k]
                 answered += 1
 
+    def _hits(self, images: list[int], scores: list[float]) -> Iterator[Hit]:
+        """All items that the images serve; those of one image in their order in the base."""
+        for image, score in zip(images, scores, strict=True):
+            yield from (Hit(self.knowledge.id(row), row, score) for row in self.knowledge.rows_of(image))
+
     def _check(self, k: int) -> None:
-        available = len(self._index) - (self.kind == "wrong")
+        available = self.knowledge.n_pictured - (self.kind == "wrong")
         if not 0 <= k <= available:
             raise UserError(
                 f"top_k={k} but knowledge base {self.knowledge.folder} has {available} items to find; lower top_k"
@@ -88,7 +93,8 @@ class Retriever:
     def _controlled(self, ranked: list[Hit], gold: str | None) -> list[Hit]:
         if self.kind == "clip":
             return ranked
-        if gold is None or gold not in self.knowledge.row_of:
+        row = None if gold is None else self.knowledge.find(gold)
+        if gold is None or row is None:
             raise UserError(
                 f"retrieval={self.kind} needs the id of the right item in the document's `item_id`, and {gold!r} is "
                 f"not in knowledge base {self.knowledge.folder}; use retrieval=clip"
@@ -96,7 +102,7 @@ class Retriever:
         others = [hit for hit in ranked if hit.id != gold]
         if self.kind == "wrong":
             return others
-        return [Hit(gold, self.knowledge.row_of[gold], 1.0), *others]
+        return [Hit(gold, row, 1.0), *others]
 
 
 def _image_and_note(query: Query, golds: list[str | None]) -> Image.Image:
