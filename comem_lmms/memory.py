@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, get_origin, get_type_hints
 from uuid import uuid4
 
 import torch
@@ -86,6 +86,18 @@ class BankInfo:
     n_vectors: int
     hidden_size: int
     dtype: str
+
+    def check(self) -> None:
+        """Raises TypeError for a value that no bank has."""
+        given = asdict(self)
+        wrong = [
+            name
+            for name, kind in get_type_hints(BankInfo).items()
+            if not isinstance(given[name], get_origin(kind) or kind)
+        ]
+        wrong += ["dtype"] if not wrong and self.dtype not in STORED else []
+        if wrong:
+            raise TypeError(f"{wrong[0]} is {given[wrong[0]]!r}")
 
     @property
     def fingerprint(self) -> str:
@@ -185,6 +197,7 @@ class MemoryBank:
             raise UserError(f"{path} is of format {about['format']}, and {FORMAT} is known; update comem-lmms")
         try:
             info = BankInfo(**about["bank"])
+            info.check()
         except (KeyError, TypeError) as error:
             raise UserError(f"{path} is not the manifest of a memory bank ({error}); memorize again") from error
         return cls(Path(folder), info)
@@ -331,8 +344,9 @@ def _culprit(encoder: MemoryEncoder, items: Sequence[KnowledgeItem]) -> str:
 def _store(memories: Tensor, dtype: str) -> dict[str, Tensor]:
     if dtype != "int8":
         return {"memories": memories.to(STORED[dtype]).contiguous()}
-    scales = memories.float().abs().amax(-1) / 127  # (n, n_vectors)
-    steps = memories.float() / scales.clamp(min=torch.finfo(torch.float32).tiny)[..., None]
+    tiny = torch.finfo(torch.float32).tiny
+    scales = (memories.float().abs().amax(-1) / 127).clamp(min=tiny)  # (n, n_vectors); not 0, nor of few bits
+    steps = memories.float() / scales[..., None]
     return {"memories": steps.round().to(torch.int8), "scales": scales}
 
 

@@ -1,6 +1,7 @@
 """A bank gives back what the encoder made, whatever is killed, cut off or changed on the way."""
 
 import io
+import json
 import os
 import re
 import shutil
@@ -13,7 +14,7 @@ from functools import partial
 import pytest
 import torch
 from helpers import answers, evaluate, usages
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -68,13 +69,16 @@ def test_what_is_added_is_what_is_read(tmp_path, dtype):
 
 
 @given(st.lists(st.floats(-1e4, 1e4, width=32), min_size=16, max_size=16))
+@example([0.0] * 15 + [1e-45])
+@example([0.0] * 15 + [1e-37])
 @settings(max_examples=25, deadline=None)
 def test_int8_is_within_half_a_step_of_each_vector(tmp_path_factory, values):
     made = torch.tensor(values).repeat(1, 8, 1)
     bank = MemoryBank.create(tmp_path_factory.mktemp("int8"), BankInfo(**{**vars(INFO), "dtype": "int8"}))
     bank.add(["a"], KEYS[:1], made)
     step = made.abs().max() / 127
-    assert (bank[KEYS[0]] - made[0]).abs().max() <= step * 0.501
+    smallest = torch.finfo(torch.float32).tiny
+    assert (bank[KEYS[0]] - made[0]).abs().max() <= max(step, smallest) * 0.501
 
 
 def test_memories_are_those_of_the_encoder(small, whole, encoder):
@@ -176,6 +180,10 @@ def test_no_bank(tmp_path):
     (tmp_path / "bank.json").write_text("{}")
     with pytest.raises(UserError, match="is not the manifest of a memory bank"):
         MemoryBank.open(tmp_path)
+    for name, value in {"encoder": "x", "n_vectors": "8", "dtype": "int3"}.items():
+        (tmp_path / "bank.json").write_text(json.dumps({"bank": {**vars(INFO), name: value}}))
+        with pytest.raises(UserError, match=rf"is not the manifest of a memory bank \({name} is '{value}'\); memorize"):
+            MemoryBank.open(tmp_path)
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos/cat.jpeg").write_text("")
     with pytest.raises(UserError, match="is not empty and no memory bank"):
