@@ -4,13 +4,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from loguru import logger
+
 from comem_lmms import encoder, reference
 from comem_lmms.backbones import backbone
 from comem_lmms.encoder import MemoryEncoder
 from comem_lmms.errors import UserError
+from comem_lmms.fingerprints import checkpoint_fingerprint
 from comem_lmms.memory import MANIFEST, BankInfo, Memories, MemoryBank, ProcessMemories
 from comem_lmms.models.arguments import MemoryArguments
-from comem_lmms.vlm import FrozenVLM, hidden_size, load_processor, read_config, weights_fingerprint
+from comem_lmms.vlm import FrozenVLM, hidden_size, load_processor, read_config
 
 
 class Parts:
@@ -98,8 +101,8 @@ class Parts:
             return self.bank.info.encoder
         processor = load_processor(a.pretrained, a.min_pixels, a.max_pixels, a.revision)
         return {
-            "memory_encoder": (weights_fingerprint if self.is_reference else encoder.fingerprint)(self.source),
-            "vlm": weights_fingerprint(a.pretrained, a.revision),
+            "memory_encoder": (reference if self.is_reference else encoder).fingerprint(self.source),
+            "vlm": checkpoint_fingerprint(a.pretrained, a.revision),
             "preprocessing": encoder.layout_fingerprint(processor, backbone(self._config.model_type)),
             "dtype": self._dtype(),
             "compat": self.compat,

@@ -14,12 +14,14 @@ from safetensors import safe_open
 from torch import Tensor
 from transformers import AutoModelForImageTextToText
 
+from comem_lmms import fingerprints
 from comem_lmms.errors import UserError, one_line
 from comem_lmms.files import fetch, read_json
 from comem_lmms.resampler import Resampler, ResamplerConfig
 
 log = logging.getLogger(__name__)
 
+WEIGHTS = "model*.safetensors"
 RESAMPLER_PREFIX = "knowledge_processor."
 RELEASED_WIDTH = 16 * 224  # heads by their width, at 7B
 READER_PREFIX = "model_inf."
@@ -37,12 +39,10 @@ class Checkpoint:
     """
 
     def __init__(self, source: str | Path) -> None:
-        self.folder = fetch(str(source), "*.json", "*.safetensors")
-        files = sorted(self.folder.glob("model*.safetensors"))
+        self.folder = fetch(str(source), "*.json", WEIGHTS)
+        files = sorted(self.folder.glob(WEIGHTS))
         if not files:
-            raise UserError(
-                f"no checkpoint at {str(source)!r}: model*.safetensors is missing; give a folder or a Hub id"
-            )
+            raise UserError(f"no checkpoint at {str(source)!r}: {WEIGHTS} is missing; give a folder or a Hub id")
         self._files: dict[str, Any] = {}
         for path in files:
             try:
@@ -95,6 +95,12 @@ class Checkpoint:
                 f"{self.folder} has no {RESAMPLER_PREFIX}*, so it is a plain VLM without a memory encoder (the "
                 "reference's own merge script drops it); merge again with the class that has one"
             )
+
+
+def fingerprint(source: str) -> str:
+    """Of all that encoder and reader are made of, wherever the checkpoint lies."""
+    folder = fetch(source, "config.json", WEIGHTS)
+    return fingerprints.fingerprint([folder / "config.json", *folder.glob(WEIGHTS)])
 
 
 def todays_name(name: str) -> str:
