@@ -51,6 +51,12 @@ class Parts:
                 f"{self.bank.info.vlm_embeddings[:12]}), another checkpoint than pretrained={a.pretrained!r} "
                 f"({given[:12]}); give that VLM or another memory_bank"
             )
+        if self.is_reference:
+            assert self.source is not None
+            difference = reference.Checkpoint(self.source).reader_difference(vlm.model.state_dict())
+            if difference is not None:
+                found = f"differs from it by up to {difference:.2e} (quirk 3)" if difference else "equals it"
+                logger.info(f"pretrained={a.pretrained!r} answers; model_inf of {self.source!r} {found}")
         return vlm
 
     @cached_property
@@ -90,6 +96,11 @@ class Parts:
             "attention": a.attn_implementation,
             "revision": a.revision,
         }
+        if not a.reader and reference.Checkpoint(self.source).reader_names:
+            logger.info(
+                f"model_inf of {self.source!r} answers; how far it is from the base VLM (quirk 3) is measured by "
+                f"`comem-lmms convert {self.source} OUT --base {a.pretrained}`"
+            )
         return reference.load(self.source, a.pretrained, a.reader, **placement)
 
     @cached_property
