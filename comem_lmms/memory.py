@@ -129,14 +129,17 @@ class MemoryBank:
         """The memory of an item, (n_vectors, D), float32 where it is stored as int8.
 
         Raises:
-            UserError: its bytes are not those that were written.
+            UserError: its bytes are not those that were written, or no numbers, which this class never writes.
         """
         name, row = self._places[bytes.fromhex(key)]
         shard = self._shards[name]
         parts = {part: shard.get_slice(part)[row : row + 1] for part in self._parts}
         if _checksums(parts) != shard.get_slice("checksums")[row : row + 1].tolist():
             raise UserError(f"{self.folder / name} is damaged (a checksum differs); delete it and memorize again")
-        return _restore(parts)[0]
+        memory = _restore(parts)[0]
+        if not torch.isfinite(memory).all():
+            raise UserError(f"{self.folder / name} holds memories that are not finite; delete it and memorize again")
+        return memory
 
     def add(self, ids: Sequence[str], keys: Sequence[str], memories: Tensor) -> None:
         """Writes a shard of the memories (n, n_vectors, D) of n items; it appears whole or not at all.

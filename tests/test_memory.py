@@ -23,7 +23,7 @@ from comem_lmms import micro
 from comem_lmms.errors import UserError
 from comem_lmms.knowledge import KnowledgeBase
 from comem_lmms.knowledge.base import Row
-from comem_lmms.memory import BankInfo, MemoryBank, ProcessMemories, fill, prefix
+from comem_lmms.memory import BankInfo, MemoryBank, ProcessMemories, _checksums, fill, prefix
 from comem_lmms.models.arguments import MemoryArguments
 from comem_lmms.models.comem import CoMEM
 from comem_lmms.models.loading import Parts
@@ -221,6 +221,21 @@ def test_what_is_not_finite_is_not_kept(tmp_path, small, encoder, monkeypatch):
     ):
         fill(kept, small, list(range(16)), encoder, batch_size=1, shard_size=4)
     assert len(kept) == 8  # the shards before
+
+
+def test_a_bank_of_others_that_holds_no_numbers_is_refused(tmp_path):
+    """With checksums that are right."""
+    bank = MemoryBank.create(tmp_path, INFO)
+    bank.add(list("abcde"), KEYS, rows(5))
+    (shard,) = tmp_path.glob("*.safetensors")
+    tensors = load_file(shard)
+    tensors["memories"][2, 3, 4] = torch.nan
+    tensors["checksums"] = torch.tensor(_checksums({"memories": tensors["memories"]}))
+    save_file(tensors, shard)
+    bank = MemoryBank.open(tmp_path)
+    assert torch.equal(bank[KEYS[0]], rows(5)[0])
+    with pytest.raises(UserError, match=rf"{shard.name} holds memories that are not finite; delete it and memorize"):
+        _ = bank[KEYS[2]]
 
 
 def test_damage_is_noticed_and_repaired(tmp_path, small, whole, caplog):
