@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import math
 import sys
 import time
 from collections.abc import Sequence
@@ -180,16 +181,20 @@ def _doctor(arguments: argparse.Namespace) -> None:
         raise UserError(
             f"reader={model_args.reader!r} is not checked: it reads hidden states, not a prompt; leave it out"
         )
-    failed, checks = 0, ""
+    failed, checks, finite = 0, "", True
     for finding in diagnose(model_args, device):
         print(finding, flush=True)
         checks += finding.check
         failed += not finding.holds
+        finite &= math.isfinite(finding.difference)
     if failed:
-        raise UserError(
-            f"{failed} checks fail; answers of this model cannot be trusted. Try another attn_implementation= or "
-            "dtype=float32, or another version of transformers"
+        remedy = (
+            "Try another attn_implementation= or dtype=float32, or another version of transformers"
+            if finite
+            else "Values that are not finite come of damaged weights, or of a dtype that they do not fit: copy the "
+            "weights again, or try dtype=float32"
         )
+        raise UserError(f"{failed} checks fail; answers of this model cannot be trusted. {remedy}")
     print(
         "all checks hold" if "memory of an item" in checks else "all checks hold; no memory encoder was given to check"
     )

@@ -87,6 +87,11 @@ def fetch(source: str, *patterns: str, revision: str | None = None) -> Path:
         ) from error
 
 
+def user_cache() -> Path:
+    """Our folder in the user's cache folder, ``$XDG_CACHE_HOME`` or ``~/.cache``."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser().absolute() / "comem-lmms"
+
+
 def sha256(file: Path) -> str:
     """The SHA-256 of a file's content, as sha256sum prints it."""
     digest = hashlib.sha256()

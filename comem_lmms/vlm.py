@@ -23,7 +23,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor,
 from comem_lmms import micro
 from comem_lmms.backbones import Backbone, backbone
 from comem_lmms.errors import UserError, one_line
-from comem_lmms.files import fetch, files_fingerprint, is_hub_id
+from comem_lmms.files import is_hub_id
 from comem_lmms.generation import StopAt, cut, generation_arguments
 from comem_lmms.images import open_image
 
@@ -471,15 +471,3 @@ def per_token(inputs: BatchFeature) -> list[str]:
     if unknown := sorted(set(names) - {"input_ids", *PER_TOKEN}):
         raise UserError(f"memory is not supported for a VLM whose processor gives {', '.join(unknown)} for every token")
     return names
-
-
-_OF_A_MODEL = {".bin", ".jinja", ".json", ".model", ".py", ".safetensors", ".txt"}
-
-
-def weights_fingerprint(pretrained: str, revision: str | None = None) -> str:
-    """Tells one checkpoint from another: the Hub's commit, or a hash of the files of a folder."""
-    location = Path(micro.resolve(pretrained, "vlm"))
-    if not location.is_dir():
-        return fetch(pretrained, "config.json", revision=revision).name  # the Hub's cache has a folder a commit
-    # Not the README and the like, which do not change what the model says.
-    return files_fingerprint(sorted(path for path in location.iterdir() if path.suffix in _OF_A_MODEL))

@@ -13,6 +13,7 @@ ORDER = (
     "comem_lmms.images",
     "comem_lmms.records",
     "comem_lmms.micro",
+    "comem_lmms.fingerprints",
     "comem_lmms.scoring",
     "comem_lmms.linking",
     "comem_lmms.scoring.replay",

@@ -27,6 +27,7 @@ from tqdm import tqdm
 
 from comem_lmms import __version__
 from comem_lmms.errors import UserError, one_line
+from comem_lmms.fingerprints import checkpoint_fingerprint, folder_fingerprint
 from comem_lmms.images import IMAGE_ERRORS, open_image
 from comem_lmms.llm import FrozenLLM, is_text_only
 from comem_lmms.models import caching
@@ -34,7 +35,7 @@ from comem_lmms.models.arguments import Arguments, parse
 from comem_lmms.models.delegate import Chat, delegate
 from comem_lmms.models.usage import Usage
 from comem_lmms.records import Hit, Query
-from comem_lmms.vlm import FrozenVLM, check_placement, images_of, read_config, weights_fingerprint
+from comem_lmms.vlm import FrozenVLM, check_placement, images_of, read_config
 
 
 class KnowledgeModel(lmms):
@@ -192,12 +193,13 @@ class KnowledgeModel(lmms):
     def _load_reader(self) -> None:
         if self.base:
             self._base = _load_base(self.base, self._base_arguments)
-            folder = str(self._base_arguments.get("pretrained", ""))
-            self.fingerprints["vlm"] = weights_fingerprint(folder) if Path(folder).is_dir() else f"{self.base} {folder}"
+            name = str(self._base_arguments.get("pretrained", ""))
+            is_folder = Path(name).is_dir()
+            self.fingerprints["vlm"] = folder_fingerprint(Path(name)) if is_folder else f"{self.base} {name}"
             return
         self.vlm = self.load_vlm()
         a = self.arguments
-        self.fingerprints["vlm"] = weights_fingerprint(a.pretrained, a.revision)
+        self.fingerprints["vlm"] = checkpoint_fingerprint(a.pretrained, a.revision)
 
     def _queries(self, requests: list[Instance], golds: list[str | None]) -> Iterator[Query]:
         """Every question once; notes the ids of their right items on the way."""
