@@ -57,7 +57,8 @@ def hosting() -> Iterator[Host]:
             if "Range" in self.headers and self.headers.get("If-Range") == headers.get("ETag"):
                 begin = int(self.headers["Range"].removeprefix("bytes=").partition("-")[0])
                 status = 206 if begin < len(content) else 416
-                headers["Content-Range"] = f"bytes {begin}-{len(content) - 1}/{len(content)}"
+                part = f"{begin}-{len(content) - 1}" if status == 206 else "*"
+                headers["Content-Range"] = f"bytes {part}/{len(content)}"
             self.answer(status, content[begin:], headers, fault)
 
         def answer(self, status: int, body: bytes, headers: dict[str, str], sent: int | None = None) -> None:

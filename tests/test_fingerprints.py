@@ -59,7 +59,7 @@ def test_a_bank_of_the_hub_serves_a_copy(run, copy, tmp_path, knowledge):
         "print(len(memorize('bank', a, ids=sys.argv[2:])))\n"
     )
     hub = {"HF_HUB_CACHE": str(tmp_path / "hub")}
-    first, second = knowledge.ids[:2]
+    first, second = knowledge.id(0), knowledge.id(1)
     assert run("python", "-c", program, "owner/vlm", first, **hub).stdout.splitlines()[-1] == "1"
     assert run("python", "-c", program, str(copy), first, second, **hub).stdout.splitlines()[-1] == "2"
 

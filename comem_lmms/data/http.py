@@ -1,21 +1,20 @@
 """Downloads: a URL in, a whole file out; what was begun goes on where it was.
 
 Polite by construction: one User-Agent that says who asks and how to reach them, a pause between two requests to a host,
-ever longer waits when a host is busy, and as long a wait as it asks for.
+ever longer waits when a host is busy, and as long a wait as it asks for. The log says what is waited for, and how long.
 """
 
-import errno
+import logging
 import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
-from urllib.error import HTTPError
+from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
@@ -23,7 +22,9 @@ from tqdm import tqdm
 
 from comem_lmms import __version__
 from comem_lmms.errors import UserError, one_line
+from comem_lmms.files import on_disk
 
+log = logging.getLogger(__name__)
 BLOCK = 1 << 20  # bytes
 PATIENCE = 600.0  # s, the longest wait that a host may ask for
 BUSY = {429, 500, 502, 503, 504}
@@ -74,7 +75,7 @@ class Client:
         Raises:
             UserError: the host refuses, cannot be reached or asks for too long a wait, or the disk is full.
         """
-        with _on_disk(target):
+        with on_disk(target):
             target.parent.mkdir(parents=True, exist_ok=True)
         partial = Partial(target)
         failures = 0
@@ -90,8 +91,11 @@ class Client:
                         f"cannot download {url} ({again}, {failures} times); check the network and run it again, "
                         "what was downloaded is kept"
                     ) from again
-                self.sleep(max(again.after, 2.0 ** (failures - 1)))
-        partial.finish()
+                wait = max(again.after, 2.0 ** (failures - 1))
+                log.warning("%s: %s; attempt %d of %d in %.0f s", url, again, failures + 1, self.tries, wait)
+                self.sleep(wait)
+        with on_disk(target):
+            partial.finish()
 
     def _attempt(self, url: str, partial: "Partial", progress: bool) -> None:
         self._wait_for_turn(urlsplit(url).netloc)
@@ -100,9 +104,11 @@ class Client:
             with urlopen(Request(url, headers=headers), timeout=self.timeout) as response:
                 _receive(response, partial, url, progress)
         except HTTPError as error:
-            _explain(error, url, partial)
+            if not partial.is_all(error):
+                _explain(error, url, partial)
         except (OSError, HTTPException) as error:  # no network, a host that hangs up, a timeout
-            raise _Again(one_line(error) or type(error).__name__) from error
+            reason = error.reason if isinstance(error, URLError) else error
+            raise _Again(one_line(reason) or type(reason).__name__) from error  # type: ignore[arg-type]
 
     def _wait_for_turn(self, host: str) -> None:
         now = time.monotonic()
@@ -140,6 +146,10 @@ class Partial:
         else:
             self._validator.unlink(missing_ok=True)
 
+    def is_all(self, error: HTTPError) -> bool:
+        """Whether a host has no byte more than these: the download was killed when it was all there."""
+        return error.code == 416 and error.headers.get("Content-Range") == f"bytes */{self.size}"
+
     def drop(self) -> None:
         self.path.unlink(missing_ok=True)
         self._validator.unlink(missing_ok=True)
@@ -159,7 +169,7 @@ class _Again(Exception):
 
 def _receive(response: HTTPResponse, partial: Partial, url: str, progress: bool) -> None:
     if response.status != 206:
-        with _on_disk(partial.path):
+        with on_disk(partial.path):
             partial.begin(response)
     start = partial.size
     if response.status == 206 and not response.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
@@ -177,29 +187,17 @@ def _receive(response: HTTPResponse, partial: Partial, url: str, progress: bool)
         unit_scale=True,
         disable=None if progress else True,
     )
-    with _on_disk(partial.path):
-        file = partial.path.open("ab")
+    with on_disk(partial.path):
+        file = partial.path.open("ab", buffering=0)  # or closing it would write, and fail, once more
     with file, bar:
         while block := response.read(BLOCK):
-            with _on_disk(partial.path):
-                file.write(block)
-                file.flush()
+            with on_disk(partial.path):
+                written = 0
+                while written < len(block):
+                    written += file.write(block[written:])
             bar.update(len(block))
     if total is not None and partial.size != total:
         raise _Again(f"the connection ended at byte {partial.size:,} of {total:,}")
-
-
-@contextmanager
-def _on_disk(path: Path) -> Iterator[None]:
-    """Tells what fails here from what fails on the network."""
-    try:
-        yield
-    except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        raise UserError(
-            f"cannot write {path} ({'the disk is full' if full else one_line(error)}); put that right and run it "
-            "again, what was downloaded is kept"
-        ) from error
 
 
 def _explain(error: HTTPError, url: str, partial: Partial) -> None:
@@ -220,7 +218,7 @@ def _retry_after(value: str | None) -> float:
     """Seconds, from a number of them or from a date."""
     if not value:
         return 0.0
-    if value.strip().isdigit():
+    if value.strip().isdecimal():
         return float(value)
     try:
         return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
