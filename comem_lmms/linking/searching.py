@@ -87,7 +87,7 @@ def _split(query: Sequence[_Holders], k: int) -> tuple[list[_Holders], list[_Hol
     """The rare tokens, so many that ``k`` documents have one if any token has as many, and the common ones, those that
     add most first."""
     sizes = np.array([len(one.documents) for one in query])
-    n = max(np.searchsorted(sizes.cumsum(), RARE, "right"), np.searchsorted(sizes, k) + 1)
+    n = int(max(np.searchsorted(sizes.cumsum(), RARE, "right"), np.searchsorted(sizes, k) + 1))
     return list(query[:n]), sorted(query[n:], key=lambda one: -one.steps.sum(0).max())
 
 
