@@ -126,7 +126,7 @@ def test_each_url_is_asked_once_but_for_what_passes(world):
     assert asked == faults
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("seed", [1, 2])
 def test_kill_9_at_any_moment_changes_nothing(world, tmp_path, seed):
     host, folder, never, _, asked = world
     rng, kills = random.Random(seed), 0
@@ -300,7 +300,8 @@ def test_ctrl_c_says_how_to_go_on(tmp_path):
         (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
         command = [sys.executable, "-m", "comem_lmms.cli", "kb", "build", "--source", "rows.jsonl", "--out", "kb"]
         process = subprocess.Popen([*command, "--rate", "1000"], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
-        while len(host.requests) < 20:
+        while len([path for path in tmp_path.glob("kb/spool/*") if "." not in path.name]) < 19:
+            assert process.poll() is None
             time.sleep(0.01)
         process.send_signal(signal.SIGINT)
         _, told = process.communicate(timeout=20)

@@ -7,7 +7,7 @@ Chunks are kept or not as a whole, so a build that was killed at any moment goes
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
@@ -116,8 +116,8 @@ class _Chunk:
             and self._options.filters.of_source(found) is None
         }
         new = [url for url in urls if self._writer.outcome(url) is None]
-        bar.set_postfix_str(f"{len(new)} images to fetch")
-        self._fetcher.fetch(new, bar.refresh)
+        left = count(len(new), -1)
+        self._fetcher.fetch(new, lambda: bar.set_postfix_str(f"{next(left)} images to fetch"))
         for position, found in reads:
             self._counts[ROWS] += 1
             left_out = self._take(found)
