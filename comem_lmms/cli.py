@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from comem_lmms import __version__
+from comem_lmms import __version__, cli_kb
 from comem_lmms.errors import UserError
 
 
@@ -48,6 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     rescore.set_defaults(run=_rescore)
 
     kb = commands.add_parser("kb", help="work on a knowledge base").add_subparsers(required=True, metavar="ACTION")
+    cli_kb.add(kb)
     index = kb.add_parser("index", help="embed the images of a knowledge base and build its search index")
     index.add_argument("folder", type=Path, help="the knowledge base")
     index.add_argument("--clip", default="micro", help="open_clip model name, hf-hub:..., local-dir:... or micro")

@@ -38,6 +38,7 @@ ORDER = (
     "comem_lmms.plugin",
     "comem_lmms.report",
     "comem_lmms.rescore",
+    "comem_lmms.cli_kb",
     "comem_lmms.cli",
 )
 # Neighbours that know less than their place in a line would allow.
@@ -57,6 +58,7 @@ NOT_FOR_TRAINING = {
     "comem_lmms.plugin",
     "comem_lmms.report",
     "comem_lmms.rescore",
+    "comem_lmms.cli_kb",
     "comem_lmms.cli",
 }
 LIGHT = (

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
+from threading import Lock
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
@@ -37,19 +38,28 @@ REFUSED = {
 GONE = {404, 410}
 
 
-class Missing(UserError):
+class Refused(UserError):
+    """The host answers, and will not give the file."""
+
+
+class Missing(Refused):
     """There is no such file, or not the kind of file that it should be; others may be there."""
+
+
+class Unreachable(UserError):
+    """No attempt brought the file, in ways that pass: no network, a host that is busy or hangs up."""
 
 
 @dataclass
 class Client:
-    """Fetches files from hosts that are not ours.
+    """Fetches files from hosts that are not ours; threads may share one.
 
     Attributes:
         contact: mail address for the User-Agent, so that a host can complain.
         pause: s between the starts of two requests to one host.
         tries: attempts in a row that bring nothing before giving up.
         timeout: s without a byte before an attempt is given up.
+        limit: bytes that a file may have.
     """
 
     contact: str | None = None
@@ -57,7 +67,10 @@ class Client:
     tries: int = 6
     timeout: float = 60.0
     sleep: Callable[[float], None] = time.sleep
+    limit: int | None = None
     _next: dict[str, float] = field(default_factory=dict, repr=False)
+    _busy: dict[str, float] = field(default_factory=dict, repr=False)
+    _lock: Lock = field(default_factory=Lock, repr=False)
 
     def __post_init__(self) -> None:
         if self.contact and not re.fullmatch(r"[!-~]+@[!-~]+", self.contact):
@@ -73,8 +86,12 @@ class Client:
         """Downloads to ``target``, through ``target.partial``, which is gone on with if it is there.
 
         Raises:
-            UserError: the host refuses, cannot be reached or asks for too long a wait, or the disk is full.
+            Refused: by the host.
+            Unreachable: after as many attempts as there may be.
+            UserError: the host asks for too long a wait, or the disk is full.
         """
+        host = urlsplit(url).netloc
+        self._wait_while_busy(host)
         with on_disk(target):
             target.parent.mkdir(parents=True, exist_ok=True)
         partial = Partial(target)
@@ -86,8 +103,9 @@ class Client:
                 break
             except _Again as again:
                 failures = 1 if partial.size > before else failures + 1
+                self._busy[host] = time.monotonic() + again.after
                 if failures >= self.tries:
-                    raise UserError(
+                    raise Unreachable(
                         f"cannot download {url} ({again}, {failures} times); check the network and run it again, "
                         "what was downloaded is kept"
                     ) from again
@@ -102,7 +120,7 @@ class Client:
         headers = {"User-Agent": self.user_agent, **partial.headers()}
         try:
             with urlopen(Request(url, headers=headers), timeout=self.timeout) as response:
-                _receive(response, partial, url, progress)
+                _receive(response, partial, url, progress, self.limit)
         except HTTPError as error:
             if not partial.is_all(error):
                 _explain(error, url, partial)
@@ -111,10 +129,17 @@ class Client:
             raise _Again(one_line(reason) or type(reason).__name__) from error  # type: ignore[arg-type]
 
     def _wait_for_turn(self, host: str) -> None:
-        now = time.monotonic()
-        if (wait := self._next.get(host, 0.0) - now) > 0:
+        with self._lock:
+            now = time.monotonic()
+            turn = max(now, self._next.get(host, 0.0))
+            self._next[host] = turn + self.pause
+        if turn > now:
+            self.sleep(turn - now)
+
+    def _wait_while_busy(self, host: str) -> None:
+        """What one thread was told to wait is meant for all."""
+        if (wait := self._busy.get(host, 0.0) - time.monotonic()) > 0:
             self.sleep(wait)
-        self._next[host] = max(now, self._next.get(host, 0.0)) + self.pause
 
 
 class Partial:
@@ -167,7 +192,7 @@ class _Again(Exception):
         self.after = after
 
 
-def _receive(response: HTTPResponse, partial: Partial, url: str, progress: bool) -> None:
+def _receive(response: HTTPResponse, partial: Partial, url: str, progress: bool, limit: int | None) -> None:
     if response.status != 206:
         with on_disk(partial.path):
             partial.begin(response)
@@ -177,6 +202,7 @@ def _receive(response: HTTPResponse, partial: Partial, url: str, progress: bool)
         raise _Again("the host sent another part than it was asked for")
     length = response.headers.get("Content-Length")
     total = None if length is None else start + int(length)
+    _keep_to(limit, total or 0, partial, url)
     if total is not None and (free := shutil.disk_usage(partial.path.parent).free) < total - start:
         raise UserError(f"{url} needs {total - start:,} bytes but {partial.path.parent} has {free:,} left; make room")
     bar = tqdm(
@@ -196,8 +222,15 @@ def _receive(response: HTTPResponse, partial: Partial, url: str, progress: bool)
                 while written < len(block):
                     written += file.write(block[written:])
             bar.update(len(block))
+            _keep_to(limit, partial.size, partial, url)
     if total is not None and partial.size != total:
         raise _Again(f"the connection ended at byte {partial.size:,} of {total:,}")
+
+
+def _keep_to(limit: int | None, size: int, partial: Partial, url: str) -> None:
+    if limit is not None and size > limit:
+        partial.drop()
+        raise Refused(f"{url} has more than {limit:,} bytes")
 
 
 def _explain(error: HTTPError, url: str, partial: Partial) -> None:
@@ -210,7 +243,7 @@ def _explain(error: HTTPError, url: str, partial: Partial) -> None:
             raise UserError(f"{urlsplit(url).netloc} asks to be left alone for {after:.0f} s; run it again then")
         raise _Again(f"status {error.code}", after) from error
     reason = REFUSED.get(error.code, one_line(error))
-    kind = Missing if error.code in GONE else UserError
+    kind = Missing if error.code in GONE else Refused
     raise kind(f"cannot download {url}: status {error.code}, {reason}") from error
 
 

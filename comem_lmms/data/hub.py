@@ -58,6 +58,22 @@ def commit(source: Source) -> str:
         raise _refused(str(source.hub), error) from error
 
 
+def files(repository: str, revision: str | None, ending: str) -> tuple[str, list[str]]:
+    """The commit that a data set has now, or is pinned to, and its files with an ending, sorted.
+
+    Raises:
+        UserError: the Hub cannot be asked.
+    """
+    from huggingface_hub import HfApi
+
+    try:
+        found = HfApi().dataset_info(repository, revision=revision)
+    except Exception as error:  # huggingface_hub and httpx raise a dozen kinds
+        raise _refused(repository, error) from error
+    names = [file.rfilename for file in found.siblings or []]
+    return str(found.sha), sorted(name for name in names if name.endswith(ending))
+
+
 def load(source: Source, revision: str | None) -> "DatasetDict":
     """A data set as lmms-eval loads it, in the cache where lmms-eval looks for it.
 
