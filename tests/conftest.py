@@ -1,6 +1,7 @@
 """What tests share: the bundled micro models, small knowledge bases, the harness in this process and in another."""
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,6 +12,9 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before huggingface_hub is import
 import pytest
 import torch
 from helpers import chat
+
+# A shell that starts the suite in the background has it ignore control-C, and so would the processes that tests interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared"
