@@ -13,7 +13,7 @@ import pytest
 import torch
 from helpers import chat
 
-# A shell that starts the suite in the background has it ignore control-C, and so would the processes that tests interrupt.
+# In the background a shell has the suite ignore control-C, and so would the processes that tests interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).parents[1]
