@@ -23,7 +23,7 @@ class Row:
 
     Attributes:
         task, method: as lmms-eval calls them; model_args tells variants of a method apart.
-        retrieval: "none", "clip", "oracle" or "wrong".
+        retrieval: "none", "clip", "oracle" or "wrong"; the folder of a run whose answers all came from a cache.
         accuracy, stderr: the task's first metric and its standard error, in percent.
         questions: how many were asked.
         prompt_tokens, memory_vectors: a question, on average.
@@ -59,15 +59,15 @@ def read_rows(folder: str | Path) -> list[Row]:
     return sorted(rows.values(), key=_order)
 
 
-def retrieved_ids(folder: str | Path) -> set[str]:
-    """Ids of all items that the logged samples below a folder were given.
+def retrieved_ids(folder: str | Path, k: int | None = None) -> set[str]:
+    """Ids of all items that the logged samples below a folder were given, or of the best ``k`` of each.
 
     Raises:
         UserError: there are none.
     """
     files = sorted(Path(folder).rglob("*_samples_*.jsonl"))
     samples = [sample for path in files for sample in _usages(path)]
-    ids = {id_ for sample in samples for id_ in sample.get("retrieved", ())}
+    ids = {id_ for sample in samples for id_ in sample.get("retrieved", ())[:k]}
     if silent := sum("retrieved" not in sample for sample in samples):
         log.warning("%s of %s answers do not tell their items, since they came from --use_cache", silent, len(samples))
     if not ids:
@@ -105,12 +105,12 @@ def _task_rows(path: Path, run: dict[str, Any]) -> Iterator[Row]:
         if task not in configs:  # a group
             continue
         metric = configs[task]["metric_list"][0]["metric"]
-        samples = _samples(path, task)
+        samples, model_args = _samples(path, task), _model_args(config["model_args"])
         yield Row(
             task=task,
             method=config["model"],
-            model_args=_model_args(config["model_args"]),
-            retrieval=_retrieval(config["model"], _model_args(config["model_args"])),
+            model_args=model_args,
+            retrieval=_retrieval(config["model"], model_args, samples),
             accuracy=_percent(scores, f"{metric},"),
             stderr=_percent(scores, f"{metric}_stderr,"),
             questions=run["n-samples"][task]["effective"],
@@ -127,12 +127,13 @@ def _model_args(given: str | dict[str, Any]) -> str:
     return given if isinstance(given, str) else ",".join(f"{key}={value}" for key, value in given.items())
 
 
-def _retrieval(method: str, model_args: str) -> str:
-    """From the arguments, since answers from a cache do not tell."""
+def _retrieval(method: str, model_args: str, samples: list[dict[str, Any]]) -> str:
+    """From the arguments, since answers from a cache do not tell; but of a retrieval run they give the folder."""
     if method not in METHODS[1:]:
         return "none"
-    given = dict(part.split("=", 1) for part in model_args.split(",") if "=" in part)
-    return given.get("retrieval", "clip")
+    given = dict(part.split("=", 1) for part in model_args.split(",") if "=" in part).get("retrieval", "clip")
+    told = (str(sample["retrieval"]) for sample in samples if "retrieval" in sample)
+    return given if given in RETRIEVALS else next(told, given)
 
 
 def _samples(path: Path, task: str) -> list[dict[str, Any]]:
