@@ -31,7 +31,8 @@ def query_of(documents: Any, number: int, to_messages: Callable[[dict[str, Any]]
         image = open_image(images[0]["url"]) if images else None
     except IMAGE_ERRORS as error:
         raise UserError(f"{name} cannot be read ({one_line(error)}); repair or remove it") from error
-    return Query(name, messages, image, doc.get("item_id"))
+    gold = doc.get("item_id")
+    return Query(name, messages, image, None if gold is None else str(gold))
 
 
 def key_of(query: Query, kind: str) -> bytes:
