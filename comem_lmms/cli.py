@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from comem_lmms import __version__, cli_kb
+from comem_lmms import __version__, cli_kb, cli_retrieve
 from comem_lmms.errors import UserError
 
 
@@ -58,6 +58,8 @@ def _parser() -> argparse.ArgumentParser:
 
     _add_link(commands)
 
+    cli_retrieve.add(commands)
+
     memorize = commands.add_parser("memorize", help="encode a knowledge base once and keep its memories on disk")
     memorize.add_argument("bank", help="folder of the memory bank; resumed if it is there")
     _add_model_args(memorize)
@@ -68,8 +70,9 @@ def _parser() -> argparse.ArgumentParser:
         dest="run_folder",
         type=Path,
         metavar="DIR",
-        help="only items retrieved in the --log_samples files below",
+        help="only the items of a retrieval run, or those in the --log_samples files below a folder",
     )
+    memorize.add_argument("--top-k", type=int, metavar="K", help="with --for: only the best K of each question")
     memorize.add_argument("--shard_size", type=int, default=512, help="items written at a time (%(default)s)")
     memorize.set_defaults(run=_memorize)
 
@@ -154,17 +157,31 @@ def _memorize(arguments: argparse.Namespace) -> None:
     from accelerate import PartialState
 
     from comem_lmms.models.memorize import memorize
-    from comem_lmms.report import retrieved_ids
 
     start = time.perf_counter()
     model_args = _model_args(arguments.model_args, batch_size=arguments.batch_size)
-    ids = retrieved_ids(arguments.run_folder) if arguments.run_folder else None
+    ids = _wanted(arguments.run_folder, arguments.top_k, model_args.knowledge) if arguments.run_folder else None
     bank = memorize(arguments.bank, model_args, arguments.store, ids, arguments.shard_size)
     PartialState().print(
         f"{arguments.bank}: {len(bank)} memories of {bank.info.n_vectors} vectors as {bank.info.dtype}, "
         f"{bank.nbytes / 1e6:.1f} MB "
         f"({time.perf_counter() - start:.0f} s)"
     )
+
+
+def _wanted(folder: Path, top_k: int | None, knowledge: str) -> set[str]:
+    """The ids of the items that questions were given, in a retrieval run or in sample logs."""
+    from comem_lmms import micro
+    from comem_lmms.knowledge import KnowledgeBase
+    from comem_lmms.report import retrieved_ids
+    from comem_lmms.runs import Run
+
+    if not Run.is_at(folder):
+        return retrieved_ids(folder, top_k)
+    run = Run.open(folder)
+    k = run.k if top_k is None else top_k
+    run.check(KnowledgeBase.open(micro.resolve(knowledge, "knowledge")), k)
+    return run.ids(k)
 
 
 def _doctor(arguments: argparse.Namespace) -> None:

@@ -1,6 +1,8 @@
-"""Images: a PIL image, a path, a URL or the bytes of a file in, an RGB image out."""
+"""Images: a PIL image, a path, a URL or the bytes of a file in, an RGB image out; and those of a chat."""
 
 import io
+from collections.abc import Iterable
+from typing import Any
 
 from PIL import Image
 
@@ -24,3 +26,8 @@ def open_image(image: Image.Image | str | bytes) -> Image.Image:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
     return image.convert("RGB")
+
+
+def images_of(chat: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The image parts of a chat, in order."""
+    return [part for message in chat for part in message["content"] if part["type"] == "image"]

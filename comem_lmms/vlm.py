@@ -25,7 +25,7 @@ from comem_lmms.backbones import Backbone, backbone
 from comem_lmms.errors import UserError, one_line
 from comem_lmms.files import is_hub_id
 from comem_lmms.generation import StopAt, cut, generation_arguments
-from comem_lmms.images import open_image
+from comem_lmms.images import images_of, open_image
 
 log = logging.getLogger(__name__)
 
@@ -395,11 +395,6 @@ def read_config(pretrained: str, revision: str | None = None) -> Any:
 def hidden_size(config: Any) -> int:
     """Width of the token embeddings of a VLM, from its configuration."""
     return config.get_text_config().hidden_size
-
-
-def images_of(chat: Chat) -> list[dict[str, Any]]:
-    """The image parts of a chat, in order."""
-    return [part for message in chat for part in message["content"] if part["type"] == "image"]
 
 
 def by_row(texts: Sequence[str], images: Sequence[Image.Image], image_token: str | None) -> list[Any]:

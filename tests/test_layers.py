@@ -22,7 +22,9 @@ ORDER = (
     "comem_lmms.folders",
     "comem_lmms.questions",
     "comem_lmms.knowledge",
+    "comem_lmms.queries",
     "comem_lmms.retrieval",
+    "comem_lmms.runs",
     "comem_lmms.microseek",
     "comem_lmms.resampler",
     "comem_lmms.backbones",
@@ -36,9 +38,12 @@ ORDER = (
     "comem_lmms.models",
     "comem_lmms.doctor",
     "comem_lmms.plugin",
+    "comem_lmms.harness",
+    "comem_lmms.retrieve",
     "comem_lmms.report",
     "comem_lmms.rescore",
     "comem_lmms.cli_kb",
+    "comem_lmms.cli_retrieve",
     "comem_lmms.cli",
 )
 # Neighbours that know less than their place in a line would allow.
@@ -56,9 +61,12 @@ NOT_FOR_TRAINING = {
     "comem_lmms.models",
     "comem_lmms.doctor",
     "comem_lmms.plugin",
+    "comem_lmms.harness",
+    "comem_lmms.retrieve",
     "comem_lmms.report",
     "comem_lmms.rescore",
     "comem_lmms.cli_kb",
+    "comem_lmms.cli_retrieve",
     "comem_lmms.cli",
 }
 LIGHT = (

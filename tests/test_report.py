@@ -157,3 +157,20 @@ def test_bad_input_is_one_line(tmp_path, capsys):
     (tmp_path / "20260101_000000_results.json").write_text("{}")
     with pytest.raises(UserError, match="not a result file of lmms-eval"):
         read_rows(tmp_path)
+
+
+def test_a_run_s_kind_is_shown_and_the_folders_tell_two_runs_apart(tmp_path):
+    write(tmp_path, "20260101_000000", "comem", 0.1, "retrieval=runs/a", [USAGE])
+    write(tmp_path, "20260101_000001", "comem", 0.2, "retrieval=runs/b", [USAGE])
+    write(tmp_path, "20260101_000002", "comem", 0.3, "retrieval=runs/c", [None])  # all from the cache
+    rows = read_rows(tmp_path)
+    assert [row.retrieval for row in rows] == ["clip", "clip", "runs/c"]
+    table = render(rows)
+    assert "| comem retrieval=runs/a | clip " in table
+    assert "| comem retrieval=runs/b | clip " in table
+
+
+def test_the_best_k_of_each_answer(tmp_path):
+    write(tmp_path, "20260101_000000", "comem", 0.1, samples=[USAGE, {**USAGE, "retrieved": ["c", "a"]}])
+    assert retrieved_ids(tmp_path, 1) == {"a", "c"}
+    assert retrieved_ids(tmp_path) == {"a", "b", "c"}

@@ -28,6 +28,7 @@ from comem_lmms.plugin import task_folder
 from comem_lmms.questions import ask
 from comem_lmms.report import read_rows
 from comem_lmms.rescore import rescore
+from comem_lmms.runs.facts import declared, facts
 from comem_lmms.scoring.extraction import extract
 
 FOLDER = Path(task_folder())
@@ -140,6 +141,28 @@ def test_every_task_says_what_it_needs(world, name):
     assert {"paper", "unparsed"} - set(metrics) == ({"paper"} if name == "evqa_train" else set())
     for entry in task["metric_list"]:
         assert entry["higher_is_better"] is not entry["metric"].endswith(("unparsed", "judged", "_stderr"))
+
+
+@pytest.mark.parametrize("name", [name for name in TASKS if name not in SUBSET_TASKS[1:]])
+def test_every_task_declares_what_retrieval_is_measured_by(world, name):
+    """What is declared is in the documents, as text; InfoSeek's documents as published name no entity."""
+    (task,) = manager("baseline").load_task_or_group([name], "chat").values()
+    fields = declared(name, task.config.metadata)
+    columns = {source for key, source in fields.items() if isinstance(source, str) and key != "normalise"}
+    lacking = columns - set(task.eval_docs_no_media.column_names)
+    assert lacking == ({"entity_text"} if name.startswith("infoseek") else set())
+    for doc in task.eval_docs_no_media:
+        told = facts(doc, fields)
+        if "entity_text" in doc:
+            assert told.entity == doc["entity_text"]
+        elif doc.get("answer_range"):
+            assert set(told.answers) <= {"255 es"}  # a number within a range is no text
+        else:
+            assert told.answers
+            assert all(told.answers)
+        if "Subset" in doc:
+            assert doc["Subset"].startswith(f"('{told.language}', ")
+            assert told.answers == [doc["Options"][doc["Label"]]]
 
 
 def test_each_subset_of_cvqa_has_a_task():

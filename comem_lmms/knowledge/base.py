@@ -65,6 +65,11 @@ class KnowledgeBase:
         image = None if cells["image"] is None else self._images[cells["image"]]["image"]["bytes"]
         return Row(cells["id"], cells["title"], cells["text"], image, cells["language"], cells["source"])
 
+    def words(self, row: int) -> tuple[str, str]:
+        """Title and text of a row; its image is not read."""
+        cells = self._items[row]
+        return cells["title"], cells["text"]
+
     def id(self, row: int) -> str:
         """The id of a row."""
         return self._lookups.id(row)

@@ -23,7 +23,7 @@ class Row:
 
     Attributes:
         task, method: as lmms-eval calls them; model_args tells variants of a method apart.
-        retrieval: "none", "clip", "oracle" or "wrong".
+        retrieval: "none", "clip", "oracle" or "wrong"; the folder of a run whose answers all came from a cache.
         accuracy, stderr: of the metric, in percent.
         questions: how many were asked.
         prompt_tokens, memory_vectors: a question, on average.
@@ -70,15 +70,15 @@ def read_rows(folder: str | Path, metric: str | None = None) -> list[Row]:
     return sorted(rows.values(), key=_order)
 
 
-def retrieved_ids(folder: str | Path) -> set[str]:
-    """Ids of all items that the logged samples below a folder were given.
+def retrieved_ids(folder: str | Path, k: int | None = None) -> set[str]:
+    """Ids of all items that the logged samples below a folder were given, or of the best ``k`` of each.
 
     Raises:
         UserError: there are none.
     """
     files = sorted(Path(folder).rglob("*_samples_*.jsonl"))
     samples = [sample for path in files for sample in _usages(path)]
-    ids = {id_ for sample in samples for id_ in sample.get("retrieved", ())}
+    ids = {id_ for sample in samples for id_ in sample.get("retrieved", ())[:k]}
     if silent := sum("retrieved" not in sample for sample in samples):
         log.warning("%s of %s answers do not tell their items, since they came from --use_cache", silent, len(samples))
     if not ids:
@@ -121,7 +121,7 @@ def _row(path: Path, run: dict[str, Any], name: str, tasks: list[str], metric: s
         task=name,
         method=run["config"]["model"],
         model_args=model_args,
-        retrieval=_retrieval(run["config"]["model"], model_args),
+        retrieval=_retrieval(run["config"]["model"], model_args, samples),
         accuracy=_percent(scores, f"{metric},"),
         stderr=_percent(scores, f"{metric}_stderr,"),
         questions=sum(run["n-samples"][task]["effective"] for task in tasks),
@@ -156,12 +156,13 @@ def _model_args(given: str | dict[str, Any]) -> str:
     return given if isinstance(given, str) else ",".join(f"{key}={value}" for key, value in given.items())
 
 
-def _retrieval(method: str, model_args: str) -> str:
-    """From the arguments, since answers from a cache do not tell."""
+def _retrieval(method: str, model_args: str, samples: list[dict[str, Any]]) -> str:
+    """From the arguments, since answers from a cache do not tell; but of a retrieval run they give the folder."""
     if method not in METHODS[1:]:
         return "none"
-    given = dict(part.split("=", 1) for part in model_args.split(",") if "=" in part)
-    return given.get("retrieval", "clip")
+    given = dict(part.split("=", 1) for part in model_args.split(",") if "=" in part).get("retrieval", "clip")
+    told = (str(sample["retrieval"]) for sample in samples if "retrieval" in sample)
+    return given if given in RETRIEVALS else next(told, given)
 
 
 def _samples(path: Path, task: str) -> list[dict[str, Any]]:

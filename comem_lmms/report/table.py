@@ -47,7 +47,7 @@ def _method(row: Row, rows: Sequence[Row]) -> str:
     """The method, with its arguments where others of the same name and retrieval are in the table."""
     if sum((row.method, row.retrieval) == (other.method, other.retrieval) for other in rows) == 1:
         return row.method
-    given = ",".join(part for part in row.model_args.split(",") if not part.startswith("retrieval="))
+    given = ",".join(part for part in row.model_args.split(",") if part != f"retrieval={row.retrieval}")
     return f"{row.method} {given}".strip()
 
 

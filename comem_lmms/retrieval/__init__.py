@@ -2,5 +2,4 @@
 
 from comem_lmms.retrieval.clip import ClipEmbedder as ClipEmbedder
 from comem_lmms.retrieval.index import Index as Index
-from comem_lmms.retrieval.retriever import Retrieval as Retrieval
 from comem_lmms.retrieval.retriever import Retriever as Retriever

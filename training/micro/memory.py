@@ -19,9 +19,10 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from comem_lmms.encoder import MemoryEncoder
+from comem_lmms.images import images_of
 from comem_lmms.microseek.world import Realm
 from comem_lmms.resampler import ResamplerConfig
-from comem_lmms.vlm import FrozenVLM, images_of
+from comem_lmms.vlm import FrozenVLM
 
 RESAMPLER = ResamplerConfig(
     dim=160, input_dim=160, n_vectors=8, depth=4, heads=5, dim_head=32, init_std=0.08, init_scale=0.08

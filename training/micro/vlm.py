@@ -26,9 +26,9 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
 
+from comem_lmms.images import images_of
 from comem_lmms.microseek.world import Realm
 from comem_lmms.prompts import rag_messages
-from comem_lmms.vlm import images_of
 
 Model = Qwen2_5_VLForConditionalGeneration
 
