@@ -1,10 +1,11 @@
 """Images: a PIL image, a path, a URL or the bytes of a file in, an RGB image out; and those of a chat."""
 
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
-from PIL import Image
+from PIL import Image, ImageFile
 
 # What PIL raises for files that are damaged, not images, or far too large.
 IMAGE_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
@@ -31,3 +32,13 @@ def open_image(image: Image.Image | str | bytes) -> Image.Image:
 def images_of(chat: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     """The image parts of a chat, in order."""
     return [part for message in chat for part in message["content"] if part["type"] == "image"]
+
+
+@contextmanager
+def strictly() -> Iterator[None]:
+    """Has PIL refuse images that are cut off; lmms-eval, where it has been imported, has told it to accept them."""
+    lenient, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, False
+    try:
+        yield
+    finally:
+        ImageFile.LOAD_TRUNCATED_IMAGES = lenient

@@ -10,9 +10,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from hosting import hosting
-from PIL import Image
+from PIL import Image, ImageFile
 
 from comem_lmms.data.http import Client
+from comem_lmms.data.images import is_image
 from comem_lmms.errors import UserError
 from comem_lmms.knowledge import addresses, pictures
 from comem_lmms.knowledge.fetching import PATIENCE, UNREACHABLE, Fetcher
@@ -41,6 +42,15 @@ def bomb(side: int) -> bytes:
 def test_images_of_all_kinds(kind):
     assert inspect(file(kind)) == Picture(kind.lower(), 40, 30)
     assert inspect(file(kind)[: len(file(kind)) // 2]).kind in ("image_damaged", "not_an_image")
+
+
+def test_images_that_are_cut_off_are_refused_where_lmms_eval_has_told_pil_to_accept_them(monkeypatch, tmp_path):
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    cut = file("PNG", (400, 300))[:-30]
+    assert inspect(cut).kind == "image_damaged"
+    (tmp_path / "cut.png").write_bytes(cut)
+    assert not is_image(tmp_path / "cut.png", whole=True)
+    assert ImageFile.LOAD_TRUNCATED_IMAGES
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from comem_lmms.errors import UserError
-from comem_lmms.images import IMAGE_ERRORS
+from comem_lmms.images import IMAGE_ERRORS, strictly
 
 log = logging.getLogger(__name__)
 ENDINGS = {".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff"}
@@ -78,7 +78,7 @@ def locate(file: Path, keys: Collection[str], by: Literal["stem", "name"]) -> di
 def is_image(path: Path, whole: bool = False) -> bool:
     """Whether a file begins as an image does; with ``whole``, whether all of it can be decoded."""
     try:
-        with Image.open(path) as image:
+        with strictly(), Image.open(path) as image:
             if whole:
                 image.load()
         return True

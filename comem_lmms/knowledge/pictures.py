@@ -7,7 +7,7 @@ from typing import NamedTuple
 from PIL import Image, UnidentifiedImageError
 
 from comem_lmms.errors import one_line
-from comem_lmms.images import IMAGE_ERRORS, open_image
+from comem_lmms.images import IMAGE_ERRORS, open_image, strictly
 
 MOST_BYTES = 1 << 26
 MOST_PIXELS = 1 << 26  # 200 MB as RGB
@@ -39,7 +39,8 @@ def inspect(data: bytes, whole: bool = True) -> Picture | Problem:
         if picture.width * picture.height > MOST_PIXELS:
             return Problem("image_too_many_pixels", f"{picture.width} x {picture.height}")
         if whole:
-            open_image(data)
+            with strictly():
+                open_image(data)
         return picture
     except UnidentifiedImageError:
         return Problem("not_an_image", repr(data[:20]))
