@@ -57,18 +57,7 @@ TASKS = {
     "comem_lmms.scoring",
     "comem_lmms.prompts",
 }
-NOT_FOR_TRAINING = {
-    "comem_lmms.models",
-    "comem_lmms.doctor",
-    "comem_lmms.plugin",
-    "comem_lmms.harness",
-    "comem_lmms.retrieve",
-    "comem_lmms.report",
-    "comem_lmms.rescore",
-    "comem_lmms.cli_kb",
-    "comem_lmms.cli_retrieve",
-    "comem_lmms.cli",
-}
+NOT_FOR_TRAINING = {*ORDER[ORDER.index("comem_lmms.models") :]}
 LIGHT = (
     "comem_lmms.plugin",
     "comem_lmms.scoring",
