@@ -3,6 +3,7 @@
 import argparse
 import logging
 import math
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -26,6 +27,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("comem-lmms: interrupted", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # whoever reads has seen enough, as head does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -51,9 +55,13 @@ def _parser() -> argparse.ArgumentParser:
     cli_kb.add(kb)
     index = kb.add_parser("index", help="embed the images of a knowledge base and build its search index")
     index.add_argument("folder", type=Path, help="the knowledge base")
-    index.add_argument("--clip", default="micro", help="open_clip model name, hf-hub:..., local-dir:... or micro")
-    index.add_argument("--pretrained", help="open_clip pretrained tag")
-    index.add_argument("--device", default="cpu")
+    index.add_argument(
+        "--clip",
+        required=True,
+        help="open_clip model name, hf-hub:ORG/REPO, local-dir:FOLDER, or micro, which knows MicroSeek's emblems only",
+    )
+    index.add_argument("--pretrained", metavar="TAG", help="of the open_clip model, e.g. openai for ViT-L-14")
+    index.add_argument("--device", default="cpu", help="where the model runs, e.g. cuda (%(default)s)")
     index.set_defaults(run=_index)
 
     _add_link(commands)

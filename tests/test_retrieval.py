@@ -98,7 +98,7 @@ def test_unknown_kind(knowledge):
 
 def test_missing_index(knowledge, tmp_path):
     base = KnowledgeBase.create(tmp_path, [knowledge.row(0)])
-    with pytest.raises(UserError, match=r"has no index; build it again with `comem-lmms kb index"):
+    with pytest.raises(UserError, match=r"has no index; build one with `comem-lmms kb index .* --clip MODEL"):
         Retriever(base)
 
 
@@ -117,7 +117,7 @@ def test_index_of_another_base(small, knowledge):
 def test_damaged_index(small):
     path = small.folder / "index/index.faiss"
     path.write_bytes(path.read_bytes()[:50])
-    with pytest.raises(UserError, match=r"index.faiss is damaged; build it again"):
+    with pytest.raises(UserError, match=r"index.faiss is damaged; build one with"):
         Retriever(small)
 
 
@@ -125,7 +125,7 @@ def test_index_that_was_exchanged(small, knowledge, tmp_path):
     other = KnowledgeBase.create(tmp_path / "other", [knowledge.row(i) for i in range(20, 40)])
     Index.build(other, ClipEmbedder("micro"))
     shutil.copy(other.folder / "index/index.faiss", small.folder / "index/index.faiss")
-    with pytest.raises(UserError, match=r"is not the one that index.json describes; build it again"):
+    with pytest.raises(UserError, match=r"is not the one that index.json describes; build one with"):
         Retriever(small)
 
 

@@ -135,7 +135,7 @@ class KnowledgeBase:
         """
         folder = Path(folder)
         if not (folder / MANIFEST).is_file():
-            remedy = "give knowledge=FOLDER of one"
+            remedy = "give the folder of one"
             if (folder / STATE).is_file():
                 remedy = "it is not finished, run the command that began it again"
             raise UserError(f"no knowledge base at {folder}: {MANIFEST} is missing; {remedy}")

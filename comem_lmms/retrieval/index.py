@@ -42,7 +42,7 @@ class Index:
             UserError: there is none, it is damaged, or it was built for another knowledge base.
         """
         folder = knowledge.folder / FOLDER
-        remedy = f"build it again with `comem-lmms kb index {knowledge.folder}`"
+        remedy = f"build one with `comem-lmms kb index {knowledge.folder} --clip MODEL`"
         if not (folder / "index.json").is_file() or not (folder / "index.faiss").is_file():
             raise UserError(f"knowledge base {knowledge.folder} has no index; {remedy}")
         about = read_json(folder / "index.json")
@@ -99,5 +99,5 @@ class Index:
             raise UserError(
                 f"the index was made with open_clip model {self.about['clip']!r} (fingerprint "
                 f"{str(self.about['clip_fingerprint'])[:12]}) but {embedder.name!r} ({embedder.fingerprint[:12]}) is to"
-                " search it; use the model of the index, or build it again with `comem-lmms kb index`"
+                " search it; use the model of the index, or build it again with `comem-lmms kb index --clip`"
             )
