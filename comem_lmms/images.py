@@ -3,12 +3,14 @@
 import io
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from threading import Lock
 from typing import Any
 
 from PIL import Image, ImageFile
 
 # What PIL raises for files that are damaged, not images, or far too large.
 IMAGE_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+_STRICT = Lock()
 
 
 def open_image(image: Image.Image | str | bytes) -> Image.Image:
@@ -37,8 +39,9 @@ def images_of(chat: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
 @contextmanager
 def strictly() -> Iterator[None]:
     """Has PIL refuse images that are cut off; lmms-eval, where it has been imported, has told it to accept them."""
-    lenient, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, False
-    try:
-        yield
-    finally:
-        ImageFile.LOAD_TRUNCATED_IMAGES = lenient
+    with _STRICT:  # it is one for all threads
+        lenient, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, False
+        try:
+            yield
+        finally:
+            ImageFile.LOAD_TRUNCATED_IMAGES = lenient

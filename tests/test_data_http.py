@@ -123,6 +123,14 @@ def test_a_host_that_asks_for_too_long_a_wait_is_left_alone(host, client, tmp_pa
     assert len(host.requests) == 1
 
 
+def test_a_short_wait_does_not_cut_a_long_one_short(host, client, waits, tmp_path):
+    host.faults = {"/file": [(429, {"Retry-After": "30"}), (503, {})]}
+    client.fetch(f"{host.url}/file", tmp_path / "a")
+    waits.clear()
+    client.fetch(f"{host.url}/file", tmp_path / "b")  # whoever comes next waits for what is left of the 30 s
+    assert [round(wait) for wait in waits] == [30]
+
+
 def test_a_host_that_stays_busy_is_given_up(host, client, waits, tmp_path, caplog):
     host.faults["/file"] = [(503, {})] * 20
     with pytest.raises(UserError, match="status 503, 6 times"):

@@ -5,6 +5,7 @@ import struct
 import threading
 import time
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -50,6 +51,8 @@ def test_images_that_are_cut_off_are_refused_where_lmms_eval_has_told_pil_to_acc
     assert inspect(cut).kind == "image_damaged"
     (tmp_path / "cut.png").write_bytes(cut)
     assert not is_image(tmp_path / "cut.png", whole=True)
+    with ThreadPoolExecutor(8) as threads:
+        assert {found.kind for found in threads.map(inspect, [cut] * 200)} == {"image_damaged"}
     assert ImageFile.LOAD_TRUNCATED_IMAGES
 
 

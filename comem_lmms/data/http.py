@@ -103,7 +103,8 @@ class Client:
                 break
             except _Again as again:
                 failures = 1 if partial.size > before else failures + 1
-                self._busy[host] = time.monotonic() + again.after
+                with self._lock:  # another thread may have been told to wait for longer
+                    self._busy[host] = max(self._busy.get(host, 0.0), time.monotonic() + again.after)
                 if failures >= self.tries:
                     raise Unreachable(
                         f"cannot download {url} ({again}, {failures} times); check the network and run it again, "
