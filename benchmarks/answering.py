@@ -52,6 +52,10 @@ SIDE = 504  # pixels; 324 tokens
 QUESTION_WORDS, ITEM_WORDS = 20, 300
 METHODS = ("baseline", "vanilla_rag", "memorize", "comem_warm", "comem_on_the_spot", "reference")
 RESULTS = Path(__file__).parent / "results"
+# Its table goes between the markers in the document.
+MEASURED = RESULTS / "answering-tiny-cpu.json"
+DOCUMENT = Path(__file__).parents[1] / "docs/memory.md"
+START, END = "<!-- answering: written by benchmarks/answering.py -->", "<!-- end -->"
 IMPORTED = psutil.Process().memory_info().rss  # bytes before there is a model
 
 
@@ -335,6 +339,16 @@ def ratios(found: dict[str, dict[str, float]]) -> list[tuple[str, float, str]]:
     return [claim for claim in claims if not math.isnan(claim[1])]
 
 
+def block(record: dict[str, Any]) -> str:
+    """The part of the document between the markers."""
+    threads, tokens = record["threads"], record["methods"]["memorize"]["item_tokens"]
+    note = (
+        f"Measured by `python benchmarks/answering.py --shape {record['shape']}` on {record['date']}, "
+        f"{record['device']}, {threads} threads, with random weights; {K} items of {tokens} tokens a question."
+    )
+    return "\n".join([START, table(record), "", note, END])
+
+
 def table(record: dict[str, Any]) -> str:
     """Markdown of a record."""
     lines = [
@@ -386,6 +400,9 @@ def main() -> None:
     }
     out = args.out or RESULTS / f"answering-{args.shape}-{args.device.partition(':')[0]}.json"
     out.write_text(json.dumps(record, indent=1) + "\n")
+    if out == MEASURED and set(found) == set(METHODS):
+        text = DOCUMENT.read_text()
+        DOCUMENT.write_text(text.split(START)[0] + block(record) + text.split(START)[1].split(END, 1)[1])
     print(table(record))
 
 

@@ -2,6 +2,7 @@
 
     python benchmarks/linking.py --names oven_entity_val.jsonl oven_query_val.jsonl
     python benchmarks/linking.py --titles 100000 --out small.json    # a trial; the document stays as it is
+    python benchmarks/linking.py --render                            # the stored results into the document again
 
 Titles are made up in the lengths and shapes of Wikipedia's, from the words of the names (``entity_text`` of OVEN's
 rows, which are titles too), of the vocabulary, and of syllables; without ``--names`` from the last two.
@@ -10,18 +11,23 @@ Every part runs in a process of its own, one after the other, so that its peak m
 titles rank_bm25 takes seconds a query, so there it is asked a few. All queries are asked of both over fewer titles, and
 over all titles our answers are compared with sums over every posting.
 
-The table goes between the markers in docs/linking.md.
+What each part measured is kept at once: after a failure the same command goes on behind the last whole part. rank_bm25
+comes last, and where it fails it gets half of the titles, and so on; its time over all is then computed by its growth,
+which is linear or more (it looks at every title for each token).
+
+The tables go between the markers in docs/linking.md.
 """
 
 import argparse
 import json
+import os
 import platform
 import random
 import re
 import resource
+import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -46,9 +52,11 @@ Row = dict[str, Any]
 ROOT = Path(__file__).parents[1]
 MEASURED = ROOT / "benchmarks/results/linking.json"
 DOCUMENT = ROOT / "docs/linking.md"
+FOLDER = ROOT / "results"
 START, END = "<!-- linking: written by benchmarks/linking.py -->", "<!-- end -->"
 QUERIES = 3000
 ASKED_OF_ALL = 12  # what rank_bm25 is asked over all titles
+FASTER, BUILD_SECONDS, RESIDENT_GB, SAME = 1000, 600, 4, 0.995  # the aims; the build's is on two processors
 
 # fmt: off
 SHAPES = {  # of titles, and how many of 100 have them: W a word, K a kind, Y a year, I an initial
@@ -168,6 +176,7 @@ class Bench:
     def build(self, which: str) -> Row:
         """Our index."""
         source, folder = self.folder / f"{which}.jsonl", self.folder / which
+        shutil.rmtree(folder, ignore_errors=True)  # of a run that was stopped
         start = time.perf_counter()
         index = TitleIndex.build(source, folder, self.vocabulary)
         return {
@@ -187,14 +196,13 @@ class Bench:
         queries = self._queries()
         linked, row = timed(index.link, queries)
         self._keep(f"query-{which}", [one and [int(one.id[1:]), one.score] for one in linked])
-        memory = psutil.Process().memory_full_info()
+        sizes = resident()
         start = time.perf_counter()
         with ThreadPoolExecutor(2) as threads:
             assert list(threads.map(index.link, [query.text for query in queries])) == linked
         both = len(queries) / (time.perf_counter() - start)
-        sizes = {"peak_gb": peak_gb(), "resident_gb": memory.rss / 1e9, "of_it_private_gb": memory.uss / 1e9}
         more = {"right": right(linked, queries), "per_second_by_two_threads": both, "open_seconds": opened}
-        return {**row, **more, **sizes}
+        return {**row, **more, **sizes, "peak_gb": peak_gb()}
 
     def fuzzy(self, which: str) -> Row:
         """The other linker's answers."""
@@ -218,12 +226,12 @@ class Bench:
         self._keep(f"sums-{which}", found)
         return row
 
-    def okapi(self, which: str) -> Row:
-        """rank_bm25's answers; over all titles only to a few queries of each form."""
+    def okapi(self, which: str, titles: int) -> Row:
+        """rank_bm25's answers over the first of the titles; of all titles only to a few queries of each form."""
         names = np.array([str(i) for i in range(WordPiece(self.vocabulary).n_tokens)], object)
         tokenise = WordPiece(self.vocabulary)
         start = time.perf_counter()
-        okapi = BM25Okapi(names[ids] for ids in _tokens(tokenise, self.folder / f"{which}.jsonl"))
+        okapi = BM25Okapi(names[ids] for ids in _tokens(tokenise, self.folder / f"{which}.jsonl", titles))
         built = time.perf_counter() - start
         queries = self._queries()
         if which == "all":
@@ -231,17 +239,18 @@ class Bench:
         found, row = timed(lambda text: first_best(okapi.get_scores(names[list(tokenise(text))])), queries)
         self._keep(f"okapi-{which}", found)
         per_token = row["seconds"] / sum(len(tokenise(query.text)) for query in queries)
-        sizes = {"titles": okapi.corpus_size, "build_seconds": built, "peak_gb": peak_gb()}
+        sizes = {"titles": okapi.corpus_size, "build_seconds": built, **resident(), "peak_gb": peak_gb()}
         return {**row, "seconds_a_token": per_token, **sizes}
 
-    def agreement(self) -> Row:
-        """How many of the queries have the same best title, with the same score."""
+    def agreement(self, of_all: int) -> Row:
+        """How many of the queries have the same best title, with the same score; ``of_all``: rank_bm25 had all."""
         ours = self._read("query-all")
         pairs = {
             "rank_bm25, few titles": (self._read("query-few"), self._read("okapi-few")),
-            "rank_bm25, all titles": ([ours[i] for i in asked_of_all()], self._read("okapi-all")),
             "every posting summed, all titles": (ours, self._read("sums-all")),
         }
+        if of_all:
+            pairs["rank_bm25, all titles"] = ([ours[i] for i in asked_of_all()], self._read("okapi-all"))
         return {name: {"same": sum(map(same, *pair)), "of": len(pair[0])} for name, pair in pairs.items()}
 
     def _queries(self) -> list[Query]:
@@ -306,66 +315,174 @@ def peak_gb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9  # kB on Linux
 
 
+def resident() -> Row:
+    """The memory that this process has now, and what of it is no pages of files, which processes share."""
+    memory = psutil.Process().memory_info()
+    return {"resident_gb": memory.rss / 1e9, "own_gb": (memory.rss - memory.shared) / 1e9}
+
+
 def _write_titles(file: Path, titles: Iterable[str]) -> None:
     with file.open("w", encoding="utf-8") as lines:
         for i, title in enumerate(titles):
             lines.write(json.dumps({"wikidata_id": f"Q{i}", "wikipedia_title": title}) + "\n")
 
 
-def _tokens(tokenise: WordPiece, file: Path) -> Iterator[list[int]]:
-    titles = (entity.title for entity in read_titles(file))
+def _tokens(tokenise: WordPiece, file: Path, n: int) -> Iterator[list[int]]:
+    titles = (entity.title for entity in islice(read_titles(file), n))
     while batch := list(islice(titles, BATCH)):
         yield from map(list, tokenise.all(batch))
 
 
-# ---- the program ----------------------------------------------------------------------------------------------------
+# ---- the tables -----------------------------------------------------------------------------------------------------
 
 
 def block(record: Row) -> str:
     """The part of the document between the markers."""
     build, ours, fuzz = record["build-all"], record["query-all"], record["fuzzy-all"]
-    okapi, few = record["okapi-all"], record["okapi-few"]
-    lines = [
-        f"| {build['titles']:,} titles | comem-lmms | rank_bm25 |",
-        "|---|---:|---:|",
-        f"| build, s | {build['seconds']:.0f} | {okapi['build_seconds']:.0f} |",
-        f"| build, peak GB | {build['peak_gb']:.2f} | {okapi['peak_gb']:.2f} |",
-        f"| on disk, GB | {build['disk_gb']:.2f} | - |",
-        f"| queries, peak GB | {ours['peak_gb']:.2f} | {okapi['peak_gb']:.2f} |",
-        f"| of it not shared by processes, GB | {ours['of_it_private_gb']:.2f} | {okapi['peak_gb']:.2f} |",
+    okapi, few, n = record["okapi-all"], record["okapi-few"], record["build-all"]["titles"]
+    sizes = {
+        "build, s": (build["seconds"], okapi["build_seconds"], 0),
+        "build, peak GB": (build["peak_gb"], okapi["peak_gb"], 2),
+        "on disk, GB": (build["disk_gb"], None, 2),
+        "queries, peak GB": (ours["peak_gb"], okapi["peak_gb"], 2),
+        "queries, resident GB": (ours["resident_gb"], okapi.get("resident_gb"), 2),
+        "of it not pages of files, which processes share, GB": (ours.get("own_gb"), okapi.get("own_gb"), 2),
+    }
+    lines = [f"| {n:,} titles | comem-lmms | rank_bm25{_over(okapi, n)} |", "|---|---:|---:|"]
+    lines += [
+        f"| {name} | {_cell(one, digits)} | {_cell(other, digits)} |" for name, (one, other, digits) in sizes.items()
+    ]
+    lines += [
         "",
-        "| query | queries/s | rank_bm25's | ratio | right % | fuzzy, queries/s | fuzzy, right % |",
+        f"| query | queries/s | rank_bm25's{', computed' if okapi['titles'] < n else ''} | ratio | right % "
+        "| fuzzy, queries/s | fuzzy, right % |",
         "|---|---:|---:|---:|---:|---:|---:|",
     ]
-    for form in (*FORMS, "together"):
-        one, other = ours["per_second"][form], okapi["per_second"][form]
-        hits = f"{100 * ours['right'][form]:.1f} | {fuzz['per_second'][form]:.1f} | {100 * fuzz['right'][form]:.1f}"
-        lines.append(f"| {form} | {one:.1f} | {other:.4f} | {one / other:,.0f} | {hits} |")
+    for form, ratio in ratios(record).items():
+        one, hits = ours["per_second"][form], 100 * ours["right"][form]
+        others = f"{fuzz['per_second'][form]:.1f} | {100 * fuzz['right'][form]:.1f}"
+        lines.append(f"| {form} | {one:.1f} | {one / ratio:.4f} | {ratio:,.0f} | {hits:.1f} | {others} |")
+    lines += ["", "| aim | measured | |", "|---|---:|---|"]
+    lines += [f"| {aim} | {value} | {'met' if met else 'missed'} |" for aim, value, met in aims(record)]
     agreed = "; ".join(f"{name}: {one['same']:,} of {one['of']:,}" for name, one in record["agreement"].items())
-    names = record["write"]["names"]
+    failed = "".join(f" Over {tried['titles']:,} it failed ({tried['why']})." for tried in record.get("failed", []))
     lines += [
         "",
         f"The best entity and its score are the same as by {agreed}. Few titles are {few['titles']:,}; a query's token "
-        f"takes rank_bm25 {1e3 * few['seconds_a_token']:.1f} ms over them, and "
-        f"{1e3 * okapi['seconds_a_token']:.1f} ms over all.",
+        f"takes rank_bm25 {1e3 * few['seconds_a_token']:.1f} ms over them ({_nanoseconds(few)} ns a title), and "
+        f"{1e3 * okapi['seconds_a_token']:.1f} ms over {okapi['titles']:,} ({_nanoseconds(okapi)} ns a title).{failed}",
         "",
-        f"Measured by `python benchmarks/linking.py --titles {build['titles']}` with {names:,} names of OVEN's on "
-        f"{record['date']}, {record['machine']}; {record['versions']}.",
+        f"Measured by `python benchmarks/linking.py --titles {n}` with {record['write']['names']:,} names of OVEN's on "
+        f"{record['date']}, {record['machine']}, {record['cpus']} of {record['cpus_there']} processors; the build's "
+        f"tokeniser uses all of these, everything else one thread (two threads together answer "
+        f"{ours['per_second_by_two_threads']:.1f} queries/s); {record['versions']}.",
     ]
     return "\n".join([START, *lines, END])
 
 
-def measure(folder: Path, vocabulary: Path, titles: int, few: int, names: list[Path]) -> Row:
-    """All parts."""
-    record: Row = {}
-    write = ("write", str(titles), str(few), *map(str, names))
-    both = [(part, which) for which in ("few", "all") for part in ("build", "query", "okapi")]
-    for part in [write, *both, ("fuzzy", "all"), ("sums", "all"), ("agreement",)]:
-        print(f"{time.strftime('%H:%M:%S')} {' '.join(part[:2])}", file=sys.stderr, flush=True)
-        command = [sys.executable, __file__, "--folder", folder, "--vocabulary", vocabulary, "--part", *part]
+def ratios(record: Row) -> dict[str, float]:
+    """How many times rank_bm25's queries/s, by form and together; its time grows with the titles if it had fewer."""
+    okapi, ours = record["okapi-all"], record["query-all"]["per_second"]
+    share = okapi["titles"] / record["build-all"]["titles"]
+    return {form: ours[form] / (okapi["per_second"][form] * share) for form in (*FORMS, "together")}
+
+
+def aims(record: Row) -> list[tuple[str, str, bool]]:
+    """Each aim, what was measured, and whether it is met."""
+    build, queries = record["build-all"], record["query-all"]
+    gb = max(build["peak_gb"], queries["peak_gb"])
+    agreed = min(one["same"] / one["of"] for one in record["agreement"].values())
+    times = f"{FASTER:,} times rank_bm25's queries/s"
+    return [
+        *((f"{times}, {form}", f"{ratio:,.0f}", ratio >= FASTER) for form, ratio in ratios(record).items()),
+        (
+            f"a build in {BUILD_SECONDS // 60} minutes on 2 processors",
+            f"{build['seconds'] / 60:.1f} on {record['cpus']}",
+            build["seconds"] <= BUILD_SECONDS and record["cpus"] <= 2,
+        ),
+        (f"less than {RESIDENT_GB} GB resident, at the peak of building and of queries", f"{gb:.2f}", gb < RESIDENT_GB),
+        (f"the best entity the same in {100 * SAME:.1f} %", f"{100 * agreed:.2f}", agreed >= SAME),
+    ]
+
+
+def _over(okapi: Row, titles: int) -> str:
+    return f" over {okapi['titles']:,}" if okapi["titles"] < titles else ""
+
+
+def _cell(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def _nanoseconds(okapi: Row) -> str:
+    return f"{1e9 * okapi['seconds_a_token'] / okapi['titles']:.0f}"
+
+
+def render(record: Row) -> None:
+    """Writes the tables into the document."""
+    text = DOCUMENT.read_text()
+    DOCUMENT.write_text(text.split(START)[0] + block(record) + text.split(END)[1])
+
+
+# ---- the program ----------------------------------------------------------------------------------------------------
+
+
+class Run:
+    """Parts in processes of their own, and a record of what they measured, which is kept in the folder."""
+
+    def __init__(self, folder: Path, vocabulary: Path, asked: Row) -> None:
+        self._folder, self._vocabulary, self._file = folder, vocabulary, folder / "record.json"
+        folder.mkdir(parents=True, exist_ok=True)
+        self.record: Row = json.loads(self._file.read_text()) if self._file.exists() else {"asked": asked}
+        if self.record["asked"] != asked:
+            sys.exit(f"{folder} holds a part of a measurement with {self.record['asked']}; remove it")
+
+    def keep(self, name: str, value: Any) -> None:
+        """Adds to the record."""
+        self.record[name] = value
+        partial = self._file.with_suffix(".partial")
+        partial.write_text(json.dumps(self.record, indent=1) + "\n")
+        partial.replace(self._file)
+
+    def part(self, name: str, part: str, *values: object) -> None:
+        """One part, unless it was measured before.
+
+        Raises:
+            subprocess.CalledProcessError: it failed.
+        """
+        if name in self.record:
+            return
+        print(f"{time.strftime('%H:%M:%S')} {name} {' '.join(map(str, values))}", file=sys.stderr, flush=True)
+        command = [sys.executable, __file__, "--folder", self._folder, "--vocabulary", self._vocabulary]
+        command += ["--part", part, *values]
         done = subprocess.run(list(map(str, command)), check=True, stdout=subprocess.PIPE, text=True)
-        record["-".join(part) if len(part) == 2 else part[0]] = json.loads(done.stdout)
-    return record
+        self.keep(name, json.loads(done.stdout))
+
+    def fewer(self, name: str, part: str, which: str, titles: int, least: int) -> None:
+        """A part over so many titles, or over half of them if it fails, and so on down to the least number."""
+        failed = self.record.get("failed", [])
+        titles = max(min((tried["titles"] // 2 for tried in failed), default=titles), least)
+        while True:
+            try:
+                return self.part(name, part, which, titles)
+            except subprocess.CalledProcessError as error:
+                failed.append({"titles": titles, "why": f"exit status {error.returncode}"})
+                self.keep("failed", failed)
+                if (titles := titles // 2) < least:
+                    raise
+
+
+def measure(run: Run, titles: int, few: int, names: Sequence[Path]) -> Row:
+    """All parts, those that may fail for want of memory last."""
+    run.part("write", "write", titles, few, *names)
+    for which in ("few", "all"):
+        run.part(f"build-{which}", "build", which)
+        run.part(f"query-{which}", "query", which)
+    run.part("fuzzy-all", "fuzzy", "all")
+    run.part("sums-all", "sums", "all")
+    run.part("okapi-few", "okapi", "few", few)
+    run.fewer("okapi-all", "okapi", "all", titles, few)
+    run.part("agreement", "agreement", int(run.record["okapi-all"]["titles"] == titles))
+    return run.record
 
 
 def main() -> None:
@@ -374,28 +491,32 @@ def main() -> None:
     parser.add_argument("--few", type=int, default=50_000, help="titles of which rank_bm25 is asked all (%(default)s)")
     parser.add_argument("--names", type=Path, nargs="*", default=[], help="OVEN's JSON lines, with an entity_text each")
     parser.add_argument("--vocabulary", type=Path, help="vocab.txt; default: that of bert-base-uncased from the Hub")
-    parser.add_argument("--folder", type=Path, help="where titles and indexes go (some 2 GB); default: a temporary one")
+    place = "where titles and indexes go until all is measured (some 2 GB, in linking/); default: "
+    parser.add_argument("--folder", type=Path, default=FOLDER, help=place + str(FOLDER.relative_to(ROOT)))
     parser.add_argument("--out", type=Path, help=f"JSON; default: {MEASURED.relative_to(ROOT)}, and the document")
+    parser.add_argument("--render", action="store_true", help="measure nothing, only write the document again")
     parser.add_argument("--part", nargs="+", help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if args.render:
+        return render(json.loads(MEASURED.read_text()))
     vocabulary = args.vocabulary or default_vocabulary()
     if args.part:
         part, *values = args.part
-        print(
-            json.dumps(getattr(Bench(args.folder, vocabulary), part)(*(int(v) if v.isdigit() else v for v in values)))
-        )
-        return
-    if args.folder:
-        args.folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=args.folder) as temporary:
-        record = measure(Path(temporary), vocabulary, args.titles, min(args.few, args.titles), args.names)
+        made = getattr(Bench(args.folder, vocabulary), part)(*(int(v) if v.isdigit() else v for v in values))
+        print(json.dumps(made))
+        return None
+    few, folder = min(args.few, args.titles), args.folder / "linking"
+    run = Run(folder, vocabulary, {"titles": args.titles, "few": few, "names": [file.name for file in args.names]})
+    record = measure(run, args.titles, few, args.names)
     record["date"], record["machine"] = date.today().isoformat(), f"CPU ({platform.machine()})"
+    record["cpus"], record["cpus_there"] = len(os.sched_getaffinity(0)), os.cpu_count()
     record["versions"] = ", ".join(f"{name} {version(name)}" for name in ("numpy", "tokenizers", "rank_bm25"))
+    record["aims"] = [{"aim": aim, "measured": value, "met": met} for aim, value, met in aims(record)]
     (args.out or MEASURED).write_text(json.dumps(record, indent=1) + "\n")
     print(block(record))
     if not args.out:
-        text = DOCUMENT.read_text()
-        DOCUMENT.write_text(text.split(START)[0] + block(record) + text.split(END)[1])
+        render(record)
+    shutil.rmtree(folder)
 
 
 if __name__ == "__main__":

@@ -62,5 +62,5 @@ if __name__ == "__main__":
     measured = {"date": date.today().isoformat(), "machine": f"CPU ({platform.machine()})", "rows": rows}
     MEASURED.write_text(json.dumps(measured, indent=1) + "\n")
     text = DOCUMENT.read_text()
-    DOCUMENT.write_text(text.split(START)[0] + block(measured) + text.split(END)[1])
+    DOCUMENT.write_text(text.split(START)[0] + block(measured) + text.split(START)[1].split(END, 1)[1])
     print(block(measured))

@@ -2,13 +2,15 @@
 
 import argparse
 import logging
+import math
+import os
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from comem_lmms import __version__, cli_index
+from comem_lmms import __version__, cli_index, cli_kb, cli_retrieve
 from comem_lmms.errors import UserError
 
 
@@ -25,6 +27,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("comem-lmms: interrupted", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # whoever reads has seen enough, as head does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -34,6 +39,9 @@ def _parser() -> argparse.ArgumentParser:
 
     report = commands.add_parser("report", help="print the table of a folder of lmms-eval results")
     report.add_argument("folder", type=Path, help="what --output_path was; searched with all folders below")
+    report.add_argument(
+        "--metric", metavar="NAME", help="e.g. paper; default: each task's first, official or exact_match"
+    )
     report.add_argument("--json", type=Path, metavar="FILE", help="also write the rows as JSON")
     report.add_argument("--rows", type=int, metavar="N", help="fail unless there are exactly N rows")
     report.set_defaults(run=_report)
@@ -44,9 +52,12 @@ def _parser() -> argparse.ArgumentParser:
     rescore.set_defaults(run=_rescore)
 
     kb = commands.add_parser("kb", help="work on a knowledge base").add_subparsers(required=True, metavar="ACTION")
+    cli_kb.add(kb)
     cli_index.add(kb)
 
     _add_link(commands)
+
+    cli_retrieve.add(commands)
 
     memorize = commands.add_parser("memorize", help="encode a knowledge base once and keep its memories on disk")
     memorize.add_argument("bank", help="folder of the memory bank; resumed if it is there")
@@ -58,8 +69,9 @@ def _parser() -> argparse.ArgumentParser:
         dest="run_folder",
         type=Path,
         metavar="DIR",
-        help="only items retrieved in the --log_samples files below",
+        help="only the items of a retrieval run, or those in the --log_samples files below a folder",
     )
+    memorize.add_argument("--top-k", type=int, metavar="K", help="with --for: only the best K of each question")
     memorize.add_argument("--shard_size", type=int, default=512, help="items written at a time (%(default)s)")
     memorize.set_defaults(run=_memorize)
 
@@ -144,17 +156,31 @@ def _memorize(arguments: argparse.Namespace) -> None:
     from accelerate import PartialState
 
     from comem_lmms.models.memorize import memorize
-    from comem_lmms.report import retrieved_ids
 
     start = time.perf_counter()
     model_args = _model_args(arguments.model_args, batch_size=arguments.batch_size)
-    ids = retrieved_ids(arguments.run_folder) if arguments.run_folder else None
+    ids = _wanted(arguments.run_folder, arguments.top_k, model_args.knowledge) if arguments.run_folder else None
     bank = memorize(arguments.bank, model_args, arguments.store, ids, arguments.shard_size)
     PartialState().print(
         f"{arguments.bank}: {len(bank)} memories of {bank.info.n_vectors} vectors as {bank.info.dtype}, "
         f"{bank.nbytes / 1e6:.1f} MB "
         f"({time.perf_counter() - start:.0f} s)"
     )
+
+
+def _wanted(folder: Path, top_k: int | None, knowledge: str) -> set[str]:
+    """The ids of the items that questions were given, in a retrieval run or in sample logs."""
+    from comem_lmms import micro
+    from comem_lmms.knowledge import KnowledgeBase
+    from comem_lmms.report import retrieved_ids
+    from comem_lmms.runs import Run
+
+    if not Run.is_at(folder):
+        return retrieved_ids(folder, top_k)
+    run = Run.open(folder)
+    k = run.k if top_k is None else top_k
+    run.check(KnowledgeBase.open(micro.resolve(knowledge, "knowledge")), k)
+    return run.ids(k)
 
 
 def _doctor(arguments: argparse.Namespace) -> None:
@@ -172,16 +198,20 @@ def _doctor(arguments: argparse.Namespace) -> None:
         raise UserError(
             f"reader={model_args.reader!r} is not checked: it reads hidden states, not a prompt; leave it out"
         )
-    failed, checks = 0, ""
+    failed, checks, finite = 0, "", True
     for finding in diagnose(model_args, device):
         print(finding, flush=True)
         checks += finding.check
         failed += not finding.holds
+        finite &= math.isfinite(finding.difference)
     if failed:
-        raise UserError(
-            f"{failed} checks fail; answers of this model cannot be trusted. Try another attn_implementation= or "
-            "dtype=float32, or another version of transformers"
+        remedy = (
+            "Try another attn_implementation= or dtype=float32, or another version of transformers"
+            if finite
+            else "Values that are not finite come of damaged weights, or of a dtype that they do not fit: copy the "
+            "weights again, or try dtype=float32"
         )
+        raise UserError(f"{failed} checks fail; answers of this model cannot be trusted. {remedy}")
     print(
         "all checks hold" if "memory of an item" in checks else "all checks hold; no memory encoder was given to check"
     )
@@ -208,7 +238,7 @@ def _check_data(arguments: argparse.Namespace) -> int:
 def _report(arguments: argparse.Namespace) -> None:
     from comem_lmms.report import read_rows, render, write_summary
 
-    rows = read_rows(arguments.folder)
+    rows = read_rows(arguments.folder, arguments.metric)
     if arguments.rows not in (None, len(rows)):
         raise UserError(f"{len(rows)} results under {arguments.folder}, not {arguments.rows}; see the log of lmms-eval")
     if arguments.json:

@@ -11,7 +11,11 @@ def add(kb: Any) -> None:
     """Adds the two actions to the parser of ``kb``."""
     embed = kb.add_parser("embed", help="embed the images of a knowledge base; can be interrupted, and run by several")
     embed.add_argument("folder", type=Path, help="the knowledge base")
-    embed.add_argument("--clip", default="micro", help="open_clip model name, hf-hub:..., local-dir:... or micro")
+    embed.add_argument(
+        "--clip",
+        required=True,
+        help="open_clip model name, hf-hub:ORG/REPO, local-dir:FOLDER, or micro, which knows MicroSeek's emblems only",
+    )
     embed.add_argument("--pretrained", metavar="TAG", help="open_clip pretrained tag, or a checkpoint file")
     embed.add_argument(
         "--dtype", default="auto", help="float32, bfloat16 or float16; default: float16 on a GPU, else float32"

@@ -19,10 +19,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import BatchFeature
 
-from comem_lmms import micro
+from comem_lmms import fingerprints, micro
 from comem_lmms.backbones import Backbone
 from comem_lmms.errors import UserError, one_line
-from comem_lmms.files import fetch, files_fingerprint, is_hub_id, read_json, tensors_fingerprint, write_json
+from comem_lmms.files import fetch, is_hub_id, read_json, tensors_fingerprint, write_json
 from comem_lmms.prompts import ENCODE_INSTRUCTION, MAX_ITEM_CHARACTERS, item_messages, item_text
 from comem_lmms.records import KnowledgeItem
 from comem_lmms.resampler import Resampler, ResamplerConfig
@@ -239,7 +239,7 @@ def fingerprint(source: str) -> str:
     """Of a saved encoder's weights and shape, wherever it lies and whatever VLM name it was saved with."""
     path = locate(source)
     lora = {k: v for k, v in read_json(path / "adapter_config.json").items() if k not in NO_PART_OF_A_MEMORY}
-    weights = files_fingerprint(path / name for name in FILES if name.endswith(".safetensors"))
+    weights = fingerprints.fingerprint(path / name for name in FILES if name.endswith(".safetensors"))
     content = [weights, lora, read_json(path / CONFIG)["resampler"]]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 

@@ -1,5 +1,6 @@
 """Small files: JSON in and out, and fingerprints."""
 
+import errno
 import hashlib
 import json
 import os
@@ -37,6 +38,23 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     partial = path.with_name(path.name + ".partial")
     partial.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     os.replace(partial, path)
+
+
+@contextmanager
+def on_disk(path: Path) -> Iterator[None]:
+    """Says of what goes wrong within that it is no fault of a network, a host or a file, but of this disk.
+
+    Raises:
+        UserError: for every OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        reason = "the disk is full" if full else error.strerror or one_line(error)
+        raise UserError(
+            f"cannot write {error.filename or path} ({reason}); put that right and run it again: what was done is kept"
+        ) from error
 
 
 @contextmanager
@@ -85,6 +103,11 @@ def fetch(source: str, *patterns: str, revision: str | None = None) -> Path:
         raise UserError(
             f"{source!r} is not a folder, and cannot be had from the Hub ({one_line(error)}); check the name"
         ) from error
+
+
+def user_cache() -> Path:
+    """Our folder in the user's cache folder, ``$XDG_CACHE_HOME`` or ``~/.cache``."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser().absolute() / "comem-lmms"
 
 
 def sha256(file: Path) -> str:

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, get_origin, get_type_hints
 from uuid import uuid4
 
 import torch
@@ -87,6 +87,18 @@ class BankInfo:
     hidden_size: int
     dtype: str
 
+    def check(self) -> None:
+        """Raises TypeError for a value that no bank has."""
+        given = asdict(self)
+        wrong = [
+            name
+            for name, kind in get_type_hints(BankInfo).items()
+            if not isinstance(given[name], get_origin(kind) or kind)
+        ]
+        wrong += ["dtype"] if not wrong and self.dtype not in STORED else []
+        if wrong:
+            raise TypeError(f"{wrong[0]} is {given[wrong[0]]!r}")
+
     @property
     def fingerprint(self) -> str:
         """Of all that a memory read from the bank depends on."""
@@ -117,14 +129,17 @@ class MemoryBank:
         """The memory of an item, (n_vectors, D), float32 where it is stored as int8.
 
         Raises:
-            UserError: its bytes are not those that were written.
+            UserError: its bytes are not those that were written, or no numbers, which this class never writes.
         """
         name, row = self._places[bytes.fromhex(key)]
         shard = self._shards[name]
         parts = {part: shard.get_slice(part)[row : row + 1] for part in self._parts}
         if _checksums(parts) != shard.get_slice("checksums")[row : row + 1].tolist():
             raise UserError(f"{self.folder / name} is damaged (a checksum differs); delete it and memorize again")
-        return _restore(parts)[0]
+        memory = _restore(parts)[0]
+        if not torch.isfinite(memory).all():
+            raise UserError(f"{self.folder / name} holds memories that are not finite; delete it and memorize again")
+        return memory
 
     def add(self, ids: Sequence[str], keys: Sequence[str], memories: Tensor) -> None:
         """Writes a shard of the memories (n, n_vectors, D) of n items; it appears whole or not at all.
@@ -185,6 +200,7 @@ class MemoryBank:
             raise UserError(f"{path} is of format {about['format']}, and {FORMAT} is known; update comem-lmms")
         try:
             info = BankInfo(**about["bank"])
+            info.check()
         except (KeyError, TypeError) as error:
             raise UserError(f"{path} is not the manifest of a memory bank ({error}); memorize again") from error
         return cls(Path(folder), info)
@@ -331,8 +347,9 @@ def _culprit(encoder: MemoryEncoder, items: Sequence[KnowledgeItem]) -> str:
 def _store(memories: Tensor, dtype: str) -> dict[str, Tensor]:
     if dtype != "int8":
         return {"memories": memories.to(STORED[dtype]).contiguous()}
-    scales = memories.float().abs().amax(-1) / 127  # (n, n_vectors)
-    steps = memories.float() / scales.clamp(min=torch.finfo(torch.float32).tiny)[..., None]
+    tiny = torch.finfo(torch.float32).tiny
+    scales = (memories.float().abs().amax(-1) / 127).clamp(min=tiny)  # (n, n_vectors); not 0, nor of few bits
+    steps = memories.float() / scales[..., None]
     return {"memories": steps.round().to(torch.int8), "scales": scales}
 
 

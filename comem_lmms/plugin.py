@@ -3,7 +3,7 @@
 lmms-eval loads entry points when ``lmms_eval.models`` is first imported and gives up on all of them if one raises.
 It has no entry point for tasks, so the task folder is added to every ``TaskManager`` once ``lmms_eval.tasks`` is
 imported (which takes seconds, and is therefore not imported here). lmms-eval reads a task only once the model is
-loaded; ours are read when they are looked up, so that missing data is noticed before.
+loaded; ours are read when its command line looks them up, so that missing data is noticed before.
 """
 
 import importlib.util
@@ -14,7 +14,7 @@ from functools import wraps
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
-from types import ModuleType
+from types import FrameType, ModuleType
 from typing import Any
 
 from comem_lmms.errors import UserError
@@ -27,6 +27,7 @@ MODELS = {
     "comem": "comem_lmms.models.comem.CoMEM",
 }
 _TASKS_MODULE = "lmms_eval.tasks"
+_COMMAND_LINE = str(Path("lmms_eval", "__main__.py"))
 
 
 def manifests() -> list[Any]:
@@ -89,7 +90,7 @@ class _AfterImport(MetaPathFinder):
 
 def _add_tasks(tasks: ModuleType) -> None:
     manager = tasks.TaskManager
-    initialize, match = manager.initialize_tasks, manager.match_tasks
+    initialize, match, load = manager.initialize_tasks, manager.match_tasks, manager.load_task_or_group
 
     @wraps(initialize)
     def initialize_tasks(self: Any, include_path: Any = None, include_defaults: bool = True) -> dict[str, Any]:
@@ -99,12 +100,38 @@ def _add_tasks(tasks: ModuleType) -> None:
     @wraps(match)
     def match_tasks(self: Any, task_list: Any) -> list[str]:
         names = match(self, task_list)
-        if lacking := list(dict.fromkeys(_lacking(self, names, set()))):
+        if lacking := _lacks(self, names):
+            if not _is_command_line():
+                raise UserError("\n".join(lacking))
             print("\n".join(f"comem-lmms: {what}" for what in lacking), file=sys.stderr)
             sys.exit(2)
         return names
 
+    @wraps(load)
+    def load_task_or_group(self: Any, task_list: Any = None, *arguments: Any, **named: Any) -> dict[str, Any]:
+        try:
+            return load(self, task_list, *arguments, **named)
+        except Exception as error:
+            if lacking := _lacks(self, [task_list] if isinstance(task_list, str) else task_list or []):
+                raise UserError("\n".join(lacking)) from error
+            raise
+
     manager.initialize_tasks, manager.match_tasks = initialize_tasks, match_tasks
+    manager.load_task_or_group = load_task_or_group
+
+
+def _is_command_line() -> bool:
+    """Whether lmms-eval's command line asks, which prints a traceback of every exception and ends with status 0."""
+    frame: FrameType | None = sys._getframe()
+    while frame is not None:
+        if frame.f_code.co_name == "cli_evaluate" and frame.f_code.co_filename.endswith(_COMMAND_LINE):
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _lacks(manager: Any, names: Iterable[Any]) -> list[str]:
+    return list(dict.fromkeys(_lacking(manager, names, set())))
 
 
 def _lacking(manager: Any, names: Iterable[Any], seen: set[str]) -> Iterator[str]:

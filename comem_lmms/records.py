@@ -1,9 +1,12 @@
 """What travels between the parts: a question, a knowledge item, a hit. Nothing here loads a model or a file."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, get_args
 
 from PIL import Image
+
+Retrieval = Literal["clip", "oracle", "wrong"]  # how items are found; the last two are controls
+KINDS: tuple[Retrieval, ...] = get_args(Retrieval)
 
 
 @dataclass(frozen=True)

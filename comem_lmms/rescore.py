@@ -10,7 +10,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from comem_lmms.errors import UserError, one_line
+from comem_lmms.errors import UserError
+from comem_lmms.harness import load
 from comem_lmms.plugin import task_folder
 
 Items = dict[str, list[Any]]  # of each metric, what each document contributes
@@ -70,7 +71,6 @@ def render(rows: Sequence[Rescored]) -> str:
 
 def _task(name: str) -> Any:
     from lmms_eval.tasks import TaskManager
-    from tenacity import RetryError
 
     manager = TaskManager(include_path=task_folder(), include_defaults=False)
     if name in manager.all_groups:
@@ -79,13 +79,7 @@ def _task(name: str) -> Any:
     if name not in manager.all_subtasks:
         close = get_close_matches(name, manager.all_subtasks, n=3) or manager.all_subtasks
         raise UserError(f"task {name!r} is none of comem-lmms; did you mean {', '.join(close)}?")
-    try:
-        return manager.load_task_or_group([name], "chat")[name]
-    except (ImportError, RetryError) as error:  # lmms-eval's wrapping of what went wrong
-        cause = error.last_attempt.exception() if isinstance(error, RetryError) else error.__cause__ or error
-        if isinstance(cause, UserError):
-            raise cause from error
-        raise UserError(f"the documents of task {name} cannot be loaded ({one_line(cause or error)})") from error
+    return load(manager, [name])[name]
 
 
 def _samples(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:

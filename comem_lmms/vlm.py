@@ -23,9 +23,9 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor,
 from comem_lmms import micro
 from comem_lmms.backbones import Backbone, backbone
 from comem_lmms.errors import UserError, one_line
-from comem_lmms.files import fetch, files_fingerprint, is_hub_id
+from comem_lmms.files import is_hub_id
 from comem_lmms.generation import StopAt, cut, generation_arguments
-from comem_lmms.images import open_image
+from comem_lmms.images import images_of, open_image
 
 log = logging.getLogger(__name__)
 
@@ -397,11 +397,6 @@ def hidden_size(config: Any) -> int:
     return config.get_text_config().hidden_size
 
 
-def images_of(chat: Chat) -> list[dict[str, Any]]:
-    """The image parts of a chat, in order."""
-    return [part for message in chat for part in message["content"] if part["type"] == "image"]
-
-
 def by_row(texts: Sequence[str], images: Sequence[Image.Image], image_token: str | None) -> list[Any]:
     """The images text by text, a list each, as some processors (Idefics3, Gemma 3) want them and none refuses.
 
@@ -471,15 +466,3 @@ def per_token(inputs: BatchFeature) -> list[str]:
     if unknown := sorted(set(names) - {"input_ids", *PER_TOKEN}):
         raise UserError(f"memory is not supported for a VLM whose processor gives {', '.join(unknown)} for every token")
     return names
-
-
-_OF_A_MODEL = {".bin", ".jinja", ".json", ".model", ".py", ".safetensors", ".txt"}
-
-
-def weights_fingerprint(pretrained: str, revision: str | None = None) -> str:
-    """Tells one checkpoint from another: the Hub's commit, or a hash of the files of a folder."""
-    location = Path(micro.resolve(pretrained, "vlm"))
-    if not location.is_dir():
-        return fetch(pretrained, "config.json", revision=revision).name  # the Hub's cache has a folder a commit
-    # Not the README and the like, which do not change what the model says.
-    return files_fingerprint(sorted(path for path in location.iterdir() if path.suffix in _OF_A_MODEL))

@@ -106,23 +106,36 @@ def to_combine(name: str, item: Any) -> dict[str, Any]:
 # ---- groups ---------------------------------------------------------------------------------------------------------
 
 
-def mean_of_columns(metrics: Sequence[float | None], sizes: list[float], weight_by_size: bool) -> float | None:
-    """A group's unweighted mean over tasks; None if a task has no value.
+def mean_of_columns(metrics: Sequence[float | None], sizes: list[Any], weight_by_size: bool) -> float | None:
+    """A group's unweighted mean over the tasks that have the metric; None if it has no value in one of them.
 
     lmms-eval goes on to pool the tasks' standard errors with ``sizes``, as if all questions were one sample. With equal
     sizes its formula is the right one for an unweighted mean of independent tasks, sqrt(sum of squares) / n, so they
-    are set equal here.
+    are set equal here. It also sums them up as the group's ``samples``, which it drops before it states the results.
     """
     sizes[:] = [2] * len(sizes)  # 1 divides by zero there
     values = [metric for metric in metrics if metric is not None]
     return mean_of(values) if len(values) == len(metrics) else None
 
 
-def mean_of_translations(metrics: Sequence[float | None], sizes: list[float], weight_by_size: bool) -> float | None:
+def mean_of_translations(metrics: Sequence[float | None], sizes: list[Any], weight_by_size: bool) -> float | None:
     """As `mean_of_columns` where the tasks ask the same questions: their errors depend on each other, so none is given.
 
-    The standard error becomes NaN, since lmms-eval computes one in any case.
+    lmms-eval computes one in any case; with these sizes it comes to "N/A", its word for a standard error there is not.
     """
     value = mean_of_columns(metrics, sizes, weight_by_size)
-    sizes[:] = [float("nan")] * len(sizes)
+    sizes[:] = [_Unknown()] * len(sizes)
     return value
+
+
+class _Unknown:
+    """A number that makes all that is computed with it unknown, and its root "N/A". NaN would be no JSON."""
+
+    def _unknown(self, *_: Any) -> "_Unknown":
+        return self
+
+    __add__ = __radd__ = __sub__ = __mul__ = __rmul__ = __truediv__ = _unknown
+
+    def sqrt(self) -> str:
+        """What numpy's sqrt of an object calls."""
+        return "N/A"

@@ -1,6 +1,7 @@
 """What tests share: the bundled micro models, small knowledge bases, the harness in this process and in another."""
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,6 +13,9 @@ import pytest
 import torch
 from helpers import chat
 
+# In the background a shell has the suite ignore control-C, and so would the processes that tests interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared"
 
@@ -20,6 +24,12 @@ SHARED = ROOT.parent / "shared"
 def fixtures() -> Path:
     """Reference outputs."""
     return _shared("fixtures")
+
+
+@pytest.fixture(scope="session")
+def real_rows() -> Path:
+    """Question rows of InfoSeek and OVEN as published, without images."""
+    return _shared("data")
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable, Iterable
+from hashlib import sha1, sha256
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -25,12 +26,12 @@ def evaluate(model: Any, tasks: tuple[str, ...] = ("microseek",), **arguments: A
     return simple_evaluate(model=model, tasks=list(tasks), **arguments)
 
 
-def indexed(base: Any, kind: str = "auto") -> Any:
-    """A knowledge base's index by the micro CLIP, made anew as the commands do it."""
+def indexed(base: Any, kind: str = "auto", clip: str = "micro") -> Any:
+    """A knowledge base's embeddings and index, made anew as the commands do it."""
     from comem_lmms.retrieval import ClipEmbedder, Index, embed
 
     shutil.rmtree(base.folder / "embeddings", ignore_errors=True)
-    embed(base, ClipEmbedder("micro"))
+    embed(base, ClipEmbedder(clip))
     return Index.build(base, kind)
 
 
@@ -66,6 +67,25 @@ def spoiled_task(tmp_path: Path, questions: list[dict], image: Any) -> Any:
     from lmms_eval.tasks import TaskManager
 
     return TaskManager(include_path=str(tmp_path))
+
+
+def as_on_the_hub(folder: Path, hub: Path, name: str) -> Path:
+    """Files of a folder in a cache as huggingface_hub leaves them; returns the folder of their commit.
+
+    What the Hub keeps in LFS lies under its SHA-256, the rest under git's hash.
+    """
+    repository = hub / f"models--{name.replace('/', '--')}"
+    snapshot = repository / "snapshots" / ("0123456789abcdef" * 2 + "01234567")
+    for made in (snapshot, repository / "blobs", repository / "refs"):
+        made.mkdir(parents=True)
+    (repository / "refs/main").write_text(snapshot.name)
+    for path in folder.iterdir():
+        content = path.read_bytes()
+        in_git = sha1(f"blob {len(content)}\0".encode() + content)
+        blob = (sha256(content) if path.suffix == ".safetensors" else in_git).hexdigest()
+        (repository / "blobs" / blob).write_bytes(content)
+        (snapshot / path.name).symlink_to(f"../../blobs/{blob}")
+    return snapshot
 
 
 class Recorder(lmms):

@@ -2,9 +2,10 @@
 
 import json
 import threading
+import time
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -17,7 +18,8 @@ from comem_lmms.data.sources import File, Source
 class Host:
     """Serves ``files``; before a path is served well, its ``faults`` are, one a request.
 
-    A fault is a number of bytes after which the connection ends, or a status with its headers.
+    A fault is a number of bytes after which the connection ends, a status with its headers, or seconds (as a float) of
+    silence before the file.
     """
 
     url: str = ""
@@ -47,6 +49,9 @@ def hosting() -> Iterator[Host]:
             path = self.path.partition("?")[0]
             host.requests.append((path, dict(self.headers)))
             fault = host.faults[path].pop(0) if host.faults[path] else None
+            if isinstance(fault, float):
+                time.sleep(fault)
+                fault = None
             if isinstance(fault, tuple):
                 return self.answer(fault[0], b"", fault[1])
             if path not in host.files:
@@ -57,7 +62,8 @@ def hosting() -> Iterator[Host]:
             if "Range" in self.headers and self.headers.get("If-Range") == headers.get("ETag"):
                 begin = int(self.headers["Range"].removeprefix("bytes=").partition("-")[0])
                 status = 206 if begin < len(content) else 416
-                headers["Content-Range"] = f"bytes {begin}-{len(content) - 1}/{len(content)}"
+                part = f"{begin}-{len(content) - 1}" if status == 206 else "*"
+                headers["Content-Range"] = f"bytes {part}/{len(content)}"
             self.answer(status, content[begin:], headers, fault)
 
         def answer(self, status: int, body: bytes, headers: dict[str, str], sent: int | None = None) -> None:
@@ -66,7 +72,8 @@ def hosting() -> Iterator[Host]:
                 self.send_header(name, value)
             self.end_headers()
             if self.command == "GET":
-                self.wfile.write(body if sent is None else body[:sent])
+                with suppress(ConnectionError):  # whoever asked was killed
+                    self.wfile.write(body if sent is None else body[:sent])
             self.close_connection = True
 
         def log_message(self, format: str, *arguments: Any) -> None: ...

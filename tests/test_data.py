@@ -21,11 +21,11 @@ from PIL import Image
 from comem_lmms import cli, data
 from comem_lmms.data import images, lock, places, sources, store
 from comem_lmms.data.check import check, table
-from comem_lmms.data.downloads import sha256
 from comem_lmms.data.http import Client
 from comem_lmms.data.prepare import prepare
 from comem_lmms.data.sources import SOURCES
 from comem_lmms.errors import UserError
+from comem_lmms.files import sha256
 
 QUICK = Client("me@example.org", pause=0.0, sleep=lambda seconds: None)
 ROWS = [
@@ -293,7 +293,7 @@ def test_cvqa_comes_from_the_hub_at_its_commit_and_is_there_without_a_network(ho
     environment = {**publish(host, "afaji/cvqa", commit, files), "HF_HOME": str(tmp_path / "hub")}
     done = run("comem-lmms", "data", "prepare", "cvqa", **environment)
     assert "cvqa: test 10,374 documents of afaji/cvqa at e9e152e, images inside" in done.stdout
-    assert check([SOURCES["cvqa"]])[0].state == "ready"
+    assert "ready  10,374/10,374" in run("comem-lmms", "data", "check", "cvqa", **environment).stdout
     load = (
         "from datasets import load_dataset\n"
         f"print([load_dataset('afaji/cvqa', revision=at)['test'].num_rows for at in (None, {commit!r})])"
@@ -340,7 +340,9 @@ def test_missing_and_damaged_images_are_named_and_downloads_kept(infoseek, host,
     (shards / "shard02/oven_2.png").write_bytes(b"")
     with pytest.raises(UserError, match=r"1 of 2 images are missing or damaged \(oven_2\); give --images FOLDER: OVEN"):
         prepare(infoseek, str(shards), QUICK)
-    with pytest.raises(UserError, match=r"there is no .*run: comem-lmms data prepare infoseek --images FOLDER"):
+    with pytest.raises(
+        UserError, match=r"there is no .*run: comem-lmms data prepare infoseek --images m2kr \(or FOLDER\)"
+    ):
         data.prepared("infoseek")
     picture(shards / "shard02/oven_2.png")
     prepare(infoseek, None, QUICK)  # the folder is known from before
@@ -451,8 +453,42 @@ def test_a_data_set_of_the_hub_is_fetched_and_remembered(okvqa, monkeypatch):
         data.prepared("okvqa")
     with pytest.raises(UserError, match="leave --images out"):
         prepare(okvqa, "folder")
-    with pytest.raises(UserError, match="but 5 are published"):
+    with pytest.raises(
+        UserError, match=r'but 5 are published; write \{"commit": "HASH"\} to .*lock/okvqa.json'
+    ) as error:
         prepare(replace(okvqa, counts={"val2014": 5}))
+    assert "--force" not in str(error.value)
+
+
+def test_check_finds_what_lmms_eval_loaded_by_itself(okvqa, tmp_path):
+    assert [(s.state, s.to_download) for s in check([okvqa])] == [("missing", okvqa.size)]
+    datasets.load_dataset(okvqa.hub, cache_dir=str(tmp_path / "cache"))
+    (status,) = check([okvqa])
+    assert (status.state, status.documents, status.to_download) == ("ready", 4, 0)
+    (table,) = (tmp_path / "cache").rglob("*.arrow")
+    assert status.on_disk == table.stat().st_size
+    (status,) = check([replace(okvqa, counts={"val2014": 5})])
+    assert (status.state, status.documents, status.published, status.to_download) == ("partly", 4, 5, okvqa.size)
+    assert check([replace(okvqa, revision="f" * 40)])[0].state == "missing"  # the cache has another commit
+    table.unlink()
+    assert check([okvqa])[0].state == "missing"
+
+
+def test_another_number_of_documents_comes_with_what_helps(okvqa, infoseek, shards, host, monkeypatch):
+    monkeypatch.setitem(sources.SOURCES, "okvqa", okvqa)  # type: ignore[arg-type]
+    monkeypatch.setitem(sources.SOURCES, "infoseek", infoseek)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=r"3 documents, but 4 are published; write .* and run: comem-lmms data prepare"):
+        data.verify(range(3), "okvqa", "val2014")
+    lock.write("okvqa", {"commit": "f" * 40})
+    with pytest.raises(UserError, match=r"the cache has others than .* at ffff.*run: comem-lmms data prepare okvqa$"):
+        data.verify(range(3), "okvqa", "val2014")
+    with pytest.raises(
+        UserError, match=r"changed since it was prepared; run: comem-lmms data prepare infoseek --force"
+    ):
+        data.verify(range(2), "infoseek", "validation")
+    host.files["/infoseek/infoseek_val.jsonl"] = lines(ROWS[:2])
+    with pytest.raises(UserError, match=r"if that brings the same, put the published file in place of .*_val.jsonl$"):
+        prepare(infoseek, str(shards), QUICK)
 
 
 def test_what_is_verified_first_counts(okvqa, monkeypatch):
@@ -490,7 +526,71 @@ def test_check_says_what_is_there_and_what_it_costs(infoseek, host, shards):
     (shards / "shard02/oven_2.png").unlink()
     (broken,) = check([infoseek])
     assert (broken.state, broken.images) == ("partly", 1)
-    assert "comem-lmms data prepare infoseek --images FOLDER" in table([broken])
+    assert "comem-lmms data prepare infoseek --images m2kr (or FOLDER)" in table([broken])
+
+
+def test_check_counts_the_images_that_are_known(infoseek, host, shards, tmp_path):
+    """Half prepared: the folder was walked, an image lacks, then it is there."""
+    oven = replace(infoseek, images=SOURCES["oven"].images)
+    for source, cost, command in (
+        (infoseek, 8_960_000_000, "comem-lmms data prepare infoseek --images m2kr (or FOLDER)"),
+        (oven, 261_000_000_000, "comem-lmms data prepare infoseek --images FOLDER"),
+    ):
+        (status,) = check([source])
+        assert (status.to_download - source.files[0].cost, status.command) == (cost, command)
+    (shards / "shard02/oven_2.png").rename(tmp_path / "oven_2.png")
+    with pytest.raises(UserError, match="1 of 2 images are missing"):
+        prepare(infoseek, str(shards), QUICK)
+    (status,) = check([infoseek])
+    assert (status.state, status.images, status.images_needed) == ("partly", 1, 2)
+    assert (status.to_download, status.at_least) == (8_960_000_000, False)
+    (status,) = check([oven])
+    assert (status.to_download, status.at_least) == (0, True)
+    (tmp_path / "oven_2.png").rename(shards / "shard02/oven_2.png")
+    images.index(shards, places.index("oven"))
+    (status,) = check([infoseek])
+    assert (status.state, status.images, status.to_download, status.at_least) == ("partly", 2, 0, False)
+    assert status.command == "comem-lmms data prepare infoseek"
+    assert status.on_disk > sum(path.stat().st_size for path in shards.rglob("*.*"))
+    prepare(infoseek, None, QUICK)
+    assert check([infoseek])[0].state == "ready"
+
+
+def test_check_knows_archives_that_are_there_or_begun(infoseek):
+    archive = places.downloads() / "m2kr/infoseek_val_images.tar"
+    begun = archive.with_name(f"{archive.name}.hub") / ".cache/huggingface/download/x.incomplete"
+    begun.parent.mkdir(parents=True)
+    begun.write_bytes(b"x" * 1_000_000)
+    annotations = infoseek.files[0].cost
+    (status,) = check([infoseek])
+    assert (status.state, status.to_download) == ("partly", annotations + 8_959_000_000)
+    archive.write_bytes(b"")
+    assert check([infoseek])[0].to_download == annotations
+
+
+def test_a_wrong_folder_is_said_before_anything_is_downloaded(infoseek, host, tmp_path):
+    with pytest.raises(UserError, match=r"--images .*nowhere is not a folder"):
+        prepare(infoseek, str(tmp_path / "nowhere"), QUICK)
+    assert not host.requests
+
+
+def test_a_place_that_cannot_be_written_is_one_line(okvqa, infoseek, shards, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sources.SOURCES, "infoseek", infoseek)  # type: ignore[arg-type]
+    monkeypatch.setitem(sources.SOURCES, "okvqa", okvqa)  # type: ignore[arg-type]
+    (tmp_path / "file").write_bytes(b"")
+    places.root().mkdir()
+    for folder in ("images", "infoseek.partial", "lock"):  # a step after the other
+        (places.root() / folder).symlink_to(tmp_path / "file")
+    for name, *more in (("infoseek", "--images", str(shards)), ("okvqa",)):
+        assert cli.main(["data", "prepare", name, *more]) == 2
+        assert re.search(
+            r"comem-lmms: cannot write .*; put that right and run it again: .*\n$", capsys.readouterr().err
+        )
+    for folder in ("images", "infoseek.partial", "lock"):
+        (places.root() / folder).unlink()
+    assert cli.main(["data", "prepare", "infoseek", "--images", str(shards)]) == 0
+    monkeypatch.setenv("LMMS_EVAL_DATASETS_CACHE", str(tmp_path / "file"))
+    assert cli.main(["data", "check", "infoseek", "okvqa"]) == 1
 
 
 def test_the_command_line_checks_and_prepares(infoseek, shards, monkeypatch, capsys):

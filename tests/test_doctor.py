@@ -4,8 +4,10 @@ import shutil
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from comem_lmms import micro
+from comem_lmms.cli import main
 from comem_lmms.doctor import check_encoder, check_reader, diagnose
 from comem_lmms.models.arguments import MemoryArguments
 from comem_lmms.vlm import FrozenVLM
@@ -79,6 +81,16 @@ def test_a_resampler_that_sees_padding_is_found(encoder, knowledge, monkeypatch)
     assert failing(check_encoder(encoder, [knowledge[i] for i in range(4)])) == {
         "the memory of an item = in a batch with others"
     }
+
+
+def test_a_damaged_encoder_is_said_to_be_one(tmp_path, capsys):
+    shutil.copytree(micro.resolve("micro", "memory_encoder"), tmp_path / "encoder")
+    weights = load_file(tmp_path / "encoder/resampler.safetensors")
+    weights["latents"] *= float("nan")
+    save_file(weights, tmp_path / "encoder/resampler.safetensors")
+    assert main(["doctor", "--model_args", f"memory_encoder={tmp_path / 'encoder'},device=cpu"]) == 2
+    said = capsys.readouterr().err
+    assert "2 checks fail; answers of this model cannot be trusted. Values that are not finite" in said
 
 
 def test_command(run):

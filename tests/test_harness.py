@@ -10,8 +10,10 @@ import time
 from pathlib import Path
 
 import pytest
+from helpers import as_on_the_hub
 
 from comem_lmms import micro
+from comem_lmms.fingerprints import checkpoint_fingerprint
 
 LIMIT = ("--tasks", "microseek", "--limit", "4", "--batch_size", "4", "--output_path", "out", "--log_samples")
 
@@ -126,22 +128,12 @@ def test_a_killed_run_resumes(tmp_path):
     assert accuracy(tmp_path)["vanilla_rag"] > 0.9
 
 
-def as_on_the_hub(folder: Path, hub: Path, name: str) -> str:
-    """A folder in a cache as huggingface_hub leaves it; returns the commit."""
-    commit = "0123456789abcdef" * 2 + "01234567"
-    repository = hub / f"models--{name.replace('/', '--')}"
-    shutil.copytree(folder, repository / "snapshots" / commit)
-    (repository / "refs").mkdir()
-    (repository / "refs/main").write_text(commit)
-    return commit
-
-
 def test_vlm_and_memory_encoder_from_the_hub(run, tmp_path):
-    """By their ids; the commit is the VLM's fingerprint."""
-    commit = as_on_the_hub(Path(micro.resolve("micro", "vlm")), tmp_path / "hub", "owner/vlm")
+    """By their ids; what answers has the fingerprint that it has in a folder."""
+    as_on_the_hub(Path(micro.resolve("micro", "vlm")), tmp_path / "hub", "owner/vlm")
     as_on_the_hub(Path(micro.resolve("micro", "memory_encoder")), tmp_path / "hub", "owner/encoder")
     command = "lmms-eval --model comem --tasks microseek --limit 2 --log_samples --output_path out --model_args"
     arguments = "pretrained=owner/vlm,memory_encoder=owner/encoder"
     run(*command.split(), arguments, HF_HUB_CACHE=str(tmp_path / "hub"), HF_HUB_OFFLINE="1")
     (samples,) = (tmp_path / "out").rglob("*samples*.jsonl")
-    assert f'"vlm": "{commit[:16]}"' in samples.read_text()
+    assert f'"vlm": "{checkpoint_fingerprint("micro")[:16]}"' in samples.read_text()

@@ -67,7 +67,7 @@ def test_any_change_changes_the_fingerprint(tmp_path, changed):
 
 
 def test_missing_base_says_what_to_give(tmp_path):
-    with pytest.raises(UserError, match=r"no knowledge base at .*nowhere: manifest.json is missing; give knowledge="):
+    with pytest.raises(UserError, match=r"no knowledge base at .*nowhere: manifest.json is missing; give the folder"):
         KnowledgeBase.open(tmp_path / "nowhere")
 
 

@@ -13,6 +13,7 @@ ORDER = (
     "comem_lmms.images",
     "comem_lmms.records",
     "comem_lmms.micro",
+    "comem_lmms.fingerprints",
     "comem_lmms.scoring",
     "comem_lmms.linking",
     "comem_lmms.scoring.replay",
@@ -21,7 +22,9 @@ ORDER = (
     "comem_lmms.folders",
     "comem_lmms.questions",
     "comem_lmms.knowledge",
+    "comem_lmms.queries",
     "comem_lmms.retrieval",
+    "comem_lmms.runs",
     "comem_lmms.microseek",
     "comem_lmms.resampler",
     "comem_lmms.backbones",
@@ -35,9 +38,13 @@ ORDER = (
     "comem_lmms.models",
     "comem_lmms.doctor",
     "comem_lmms.plugin",
+    "comem_lmms.harness",
+    "comem_lmms.retrieve",
     "comem_lmms.report",
     "comem_lmms.rescore",
+    "comem_lmms.cli_kb",
     "comem_lmms.cli_index",
+    "comem_lmms.cli_retrieve",
     "comem_lmms.cli",
 )
 # Neighbours that know less than their place in a line would allow.
@@ -51,15 +58,7 @@ TASKS = {
     "comem_lmms.scoring",
     "comem_lmms.prompts",
 }
-NOT_FOR_TRAINING = {
-    "comem_lmms.models",
-    "comem_lmms.doctor",
-    "comem_lmms.plugin",
-    "comem_lmms.report",
-    "comem_lmms.rescore",
-    "comem_lmms.cli_index",
-    "comem_lmms.cli",
-}
+NOT_FOR_TRAINING = {*ORDER[ORDER.index("comem_lmms.models") :]}
 LIGHT = (
     "comem_lmms.plugin",
     "comem_lmms.scoring",

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from rank_bm25 import BM25Okapi
 
 from comem_lmms.errors import UserError
-from comem_lmms.linking import LINKERS, Entity, TitleIndex
+from comem_lmms.linking import LINKERS, Entity, TitleIndex, searching
 from comem_lmms.linking.postings import PostingsBuilder
 from comem_lmms.linking.searching import search
 from comem_lmms.linking.wordpiece import WordPiece
@@ -68,9 +68,9 @@ def okapi(corpus: list[list[int]], query: list[int]) -> list[float]:
     ]
 
 
-def over(corpus: list[list[int]]) -> TitleIndex:
+def over(corpus: list[list[int]], n_tokens: int = 8) -> TitleIndex:
     """An index whose titles and queries are token ids, written out."""
-    builder = PostingsBuilder(8)
+    builder = PostingsBuilder(n_tokens)
     for start in range(0, len(corpus), 5):
         builder.add(corpus[start : start + 5])
     names = [" ".join(map(str, title)) for title in corpus]
@@ -87,13 +87,41 @@ TOKENS = st.lists(st.integers(0, 7), max_size=6)
 @settings(max_examples=300)
 @given(st.lists(TOKENS, min_size=1, max_size=12).filter(any), TOKENS, st.integers(1, 12))
 def test_scores_and_order_are_those_of_the_definition(corpus, query, k):
+    check(over(corpus), corpus, query, k)
+
+
+def check(index: TitleIndex, corpus: list[list[int]], query: list[int], k: int) -> None:
+    """A search gives what the definition does."""
     scores = [round(score, 9) for score in okapi(corpus, query)]
     sharing = [i for i, title in enumerate(corpus) if set(title) & set(query)]
     expected = sorted(sharing, key=lambda i: (-scores[i], i))[:k]
-    found = over(corpus).search(" ".join(map(str, query)), k)
+    found = index.search(" ".join(map(str, query)), k)
     assert [one.score for one in found] == pytest.approx([scores[i] for i in expected], abs=2e-9)
     if len({scores[i] for i in sharing}) == len({round(scores[i], 7) for i in sharing}):
         assert [int(one.id) for one in found] == expected
+
+
+@st.composite
+def many_tokens(draw):
+    """Titles of few and of many tokens, and a query of many, rare and common ones and repeated ones."""
+    rng, n_tokens = draw(st.randoms(use_true_random=False)), draw(st.sampled_from((4, 12, 60)))
+    chances = [1 / (token + 1) for token in range(n_tokens)]
+    longest = draw(st.sampled_from((2, 5, 24)))
+    lengths = [rng.randint(0, longest) for _ in range(draw(st.integers(1, 80)))] + [1]
+    corpus = [rng.choices(range(n_tokens), chances, k=length) for length in lengths]
+    query = rng.choices(range(n_tokens), chances if draw(st.booleans()) else None, k=draw(st.integers(1, 50)))
+    return n_tokens, corpus, query
+
+
+@settings(max_examples=400, deadline=None)
+@given(many_tokens(), st.integers(1, 9), st.integers(0, 30), st.integers(0, 2))
+def test_nothing_is_missed_for_many_tokens(drawn, k, rare, sample):
+    """However few tokens are taken for rare ones, whose titles are all looked at, as over millions of titles."""
+    n_tokens, corpus, query = drawn
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(searching, "RARE", rare)
+        patch.setattr(searching, "SAMPLE", sample)
+        check(over(corpus, n_tokens), corpus, query, k)
 
 
 @settings(max_examples=300)

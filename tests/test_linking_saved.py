@@ -213,8 +213,8 @@ def test_arrays_that_are_cut_off_or_of_another_index_are_refused(damaged, name):
 
 def test_other_formats_and_vocabularies_are_refused(damaged):
     about = json.loads((damaged / MANIFEST).read_text())
-    (damaged / MANIFEST).write_text(json.dumps({**about, "format": 2}))
-    with pytest.raises(UserError, match="has format 2, this version reads 1; remove the folder and build it again"):
+    (damaged / MANIFEST).write_text(json.dumps({**about, "format": 1}))
+    with pytest.raises(UserError, match="has format 1, this version reads 2; remove the folder and build it again"):
         TitleIndex.open(damaged)
     (damaged / MANIFEST).write_text(json.dumps(about))
     (damaged / "vocab.txt").write_text("[UNK]\noslo\n")

@@ -1,6 +1,7 @@
 """A bank gives back what the encoder made, whatever is killed, cut off or changed on the way."""
 
 import io
+import json
 import os
 import re
 import shutil
@@ -13,7 +14,7 @@ from functools import partial
 import pytest
 import torch
 from helpers import answers, evaluate, usages
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -21,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from comem_lmms import micro
 from comem_lmms.errors import UserError
 from comem_lmms.knowledge import KnowledgeBase, Row
-from comem_lmms.memory import BankInfo, MemoryBank, ProcessMemories, fill, prefix
+from comem_lmms.memory import BankInfo, MemoryBank, ProcessMemories, _checksums, fill, prefix
 from comem_lmms.models.arguments import MemoryArguments
 from comem_lmms.models.comem import CoMEM
 from comem_lmms.models.loading import Parts
@@ -67,13 +68,16 @@ def test_what_is_added_is_what_is_read(tmp_path, dtype):
 
 
 @given(st.lists(st.floats(-1e4, 1e4, width=32), min_size=16, max_size=16))
+@example([0.0] * 15 + [1e-45])
+@example([0.0] * 15 + [1e-37])
 @settings(max_examples=25, deadline=None)
 def test_int8_is_within_half_a_step_of_each_vector(tmp_path_factory, values):
     made = torch.tensor(values).repeat(1, 8, 1)
     bank = MemoryBank.create(tmp_path_factory.mktemp("int8"), BankInfo(**{**vars(INFO), "dtype": "int8"}))
     bank.add(["a"], KEYS[:1], made)
     step = made.abs().max() / 127
-    assert (bank[KEYS[0]] - made[0]).abs().max() <= step * 0.501
+    smallest = torch.finfo(torch.float32).tiny
+    assert (bank[KEYS[0]] - made[0]).abs().max() <= max(step, smallest) * 0.501
 
 
 def test_memories_are_those_of_the_encoder(small, whole, encoder):
@@ -175,6 +179,10 @@ def test_no_bank(tmp_path):
     (tmp_path / "bank.json").write_text("{}")
     with pytest.raises(UserError, match="is not the manifest of a memory bank"):
         MemoryBank.open(tmp_path)
+    for name, value in {"encoder": "x", "n_vectors": "8", "dtype": "int3"}.items():
+        (tmp_path / "bank.json").write_text(json.dumps({"bank": {**vars(INFO), name: value}}))
+        with pytest.raises(UserError, match=rf"is not the manifest of a memory bank \({name} is '{value}'\); memorize"):
+            MemoryBank.open(tmp_path)
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos/cat.jpeg").write_text("")
     with pytest.raises(UserError, match="is not empty and no memory bank"):
@@ -212,6 +220,21 @@ def test_what_is_not_finite_is_not_kept(tmp_path, small, encoder, monkeypatch):
     ):
         fill(kept, small, list(range(16)), encoder, batch_size=1, shard_size=4)
     assert len(kept) == 8  # the shards before
+
+
+def test_a_bank_of_others_that_holds_no_numbers_is_refused(tmp_path):
+    """With checksums that are right."""
+    bank = MemoryBank.create(tmp_path, INFO)
+    bank.add(list("abcde"), KEYS, rows(5))
+    (shard,) = tmp_path.glob("*.safetensors")
+    tensors = load_file(shard)
+    tensors["memories"][2, 3, 4] = torch.nan
+    tensors["checksums"] = torch.tensor(_checksums({"memories": tensors["memories"]}))
+    save_file(tensors, shard)
+    bank = MemoryBank.open(tmp_path)
+    assert torch.equal(bank[KEYS[0]], rows(5)[0])
+    with pytest.raises(UserError, match=rf"{shard.name} holds memories that are not finite; delete it and memorize"):
+        _ = bank[KEYS[2]]
 
 
 def test_damage_is_noticed_and_repaired(tmp_path, small, whole, caplog):

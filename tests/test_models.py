@@ -1,14 +1,19 @@
 """The three wrappers, run by lmms-eval in this process on the bundled micro models."""
 
 import shutil
+from importlib.metadata import version
+from pathlib import Path
 
 import pytest
-from helpers import answers, evaluate, indexed, spoiled_task, usages
+from helpers import ChatRecorder, answers, evaluate, indexed, spoiled_task, usages
+from lmms_eval.api.instance import Instance
+from lmms_eval.caching.response_cache import ResponseCache
 from loguru import logger
 
 from comem_lmms import micro
 from comem_lmms.errors import UserError
 from comem_lmms.knowledge import KnowledgeBase
+from comem_lmms.models import caching
 from comem_lmms.models.baseline import Baseline
 from comem_lmms.models.comem import CoMEM
 from comem_lmms.models.vanilla_rag import VanillaRAG
@@ -198,6 +203,41 @@ def test_answers_are_not_taken_from_the_cache_of_another_knowledge_base(own_know
     changed = evaluate("vanilla_rag", **arguments)
     assert usages(changed)[0] is not None
     assert answers(changed) != answers(first)
+
+
+def test_lmms_eval_still_has_what_its_response_cache_is_extended_by(tmp_path):
+    """Its private names and its files, which another version may move."""
+    moved = (
+        f"lmms-eval {version('lmms-eval')}: %s is not as in 0.7.3; change comem_lmms/models/caching.py, which needs it"
+    )
+
+    def one_run(key):
+        cache = ResponseCache.create(str(tmp_path), model="recorder")
+        for name in caching.PRIVATE:
+            assert hasattr(cache, name), moved % f"ResponseCache.{name}"
+        assert cache._cache_root == str(tmp_path), moved % "ResponseCache._cache_root"
+        if key:
+            cache._model_fingerprint_hash = key
+        recorder = ChatRecorder()
+        recorder.task_dict = {"task": {"test": [{}]}}
+        arguments = ("question", lambda doc: [], {"max_new_tokens": 4}, 0, "task", "test")
+        request = Instance("generate_until", arguments, 0, {"task": "task", "doc_id": 0, "repeats": 1})
+        recorder.asked.clear()
+        ResponseCache.execute(cache, recorder, "generate_until", [request])
+        return cache, bool(recorder.asked)
+
+    first, asked = one_run("key")
+    assert asked
+    (database,) = caching._unfinished(tmp_path, tmp_path)
+    assert database == Path(first._run_dir, "rank_0.db"), moved % "the place of a run's answers"
+    second, asked = one_run("another")
+    assert asked, moved % "the use of _model_fingerprint_hash in the key"
+    assert caching._adopt(second.db, database) == 1, moved % "the table of answers"
+    second.finalize(success=True)
+    assert caching._unfinished(tmp_path, tmp_path) == [database], moved % "the mark of a run that is merged"
+    third, asked = one_run("key")
+    assert not asked, moved % "what it finds again"
+    third.close()
 
 
 def test_an_interrupted_run_resumes(tmp_path, monkeypatch):

@@ -2,6 +2,8 @@
 
 import pytest
 
+from comem_lmms.errors import UserError
+
 PROGRAM = """
 import sys
 import lmms_eval.models as models
@@ -98,7 +100,24 @@ def test_missing_data_is_noticed_before_the_model_is_loaded(run, unprepared):
     assert "lacking" in run(*command, "--tasks", "list").stdout
 
 
-def test_only_our_missing_data_ends_a_run(unprepared, monkeypatch, capsys):
+def test_missing_data_is_an_exception_for_a_program(unprepared, monkeypatch):
+    """From Python, where ending the program would take a notebook's work with it."""
+    from helpers import ChatRecorder
+    from lmms_eval.evaluator import simple_evaluate
+    from lmms_eval.tasks import TaskManager
+
+    from comem_lmms import plugin
+
+    monkeypatch.setattr(plugin, "task_folder", lambda: str(unprepared))
+    manager = TaskManager()
+    for name in ("inner", "lacking", "wrapped"):
+        with pytest.raises(UserError, match=r"^viquae is not prepared .* comem-lmms data prepare viquae$"):
+            simple_evaluate(model=ChatRecorder(), tasks=[name], task_manager=manager)
+    with pytest.raises(ImportError, match="no_such_module"):
+        simple_evaluate(model=ChatRecorder(), tasks=["wrong"], task_manager=manager)
+
+
+def test_only_our_missing_data_ends_a_run(unprepared, monkeypatch):
     import lmms_eval.models  # noqa: F401, loads the plugin
     from lmms_eval.tasks import TaskManager
 
@@ -109,10 +128,8 @@ def test_only_our_missing_data_ends_a_run(unprepared, monkeypatch, capsys):
     monkeypatch.setattr(plugin, "task_folder", lambda: str(unprepared))
     ours = TaskManager()
     for name in ("lacking", "tagged", "inner", "outer", "lack*", "wrapped"):
-        with pytest.raises(SystemExit) as ended:
+        with pytest.raises(UserError, match=r"^viquae is not prepared .*$"):
             ours.match_tasks([name])
-        assert ended.value.code == 2
-        assert capsys.readouterr().err.count("\n") == 1
     with pytest.raises(ImportError, match="no_such_module"):
         ours.match_tasks(["wrong"])
     assert ours.match_tasks(["nothing_of_the_kind"]) == []

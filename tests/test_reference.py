@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers import chat, evaluate, usages
+from loguru import logger
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
@@ -120,7 +121,7 @@ def test_large_images_become_squares():
     assert squash(Image.new("RGB", (512, 100))).size == (512, 100)
 
 
-def test_another_reader_has_another_fingerprint(merged, base, tmp_path):
+def test_another_model_inf_has_another_fingerprint(merged, base, tmp_path):
     def leak(tensors):
         name = "model_inf.model.layers.1.mlp.down_proj.weight"
         return {**tensors, name: tensors[name] + 0.1}
@@ -128,7 +129,7 @@ def test_another_reader_has_another_fingerprint(merged, base, tmp_path):
     leaked = rewrite(merged, tmp_path / "leaked", leak)
     arguments = [f"pretrained={base},memory_encoder={folder},dtype=float32,top_k=1" for folder in (merged, leaked)]
     one, other = (usages(evaluate("comem", model_args=a, limit=1))[0]["fingerprints"] for a in arguments)
-    assert {part for part in one if one[part] != other[part]} == {"memory_encoder", "reader"}
+    assert {part for part in one if one[part] != other[part]} == {"memory_encoder"}
     assert one.keys() == other.keys()
 
 
@@ -160,6 +161,50 @@ def test_clean_reads_with_the_base_alone(merged, base, questions):
     _, reader = clean(merged, base)
     question = [chat("What is this?", questions[0]["image"])]
     assert torch.equal(reader.logits(question), FrozenVLM.load(base, **FLOAT32).logits(question))
+
+
+def test_what_became_of_the_reader_is_said_at_load(merged, base, tmp_path):
+    def leak(tensors):
+        name = "model_inf.model.layers.1.mlp.down_proj.weight"
+        return {**tensors, name: tensors[name] + 0.25}
+
+    def drop(tensors):
+        return {name: tensor for name, tensor in tensors.items() if not name.startswith("model_inf.")}
+
+    def widen(tensors):
+        name = "model_inf.model.norm.weight"
+        return {**tensors, name: torch.zeros(65)}
+
+    def spoil(tensors):
+        name = "model_inf.model.norm.weight"
+        return {**tensors, name: tensors[name] * torch.nan}
+
+    changes = (leak, drop, widen, spoil)
+    leaked, dropped, wide, spoilt = (rewrite(merged, tmp_path / change.__name__, change) for change in changes)
+    plain = FrozenVLM.load(base, **FLOAT32).model.state_dict()
+    assert Checkpoint(spoilt).reader_difference(plain) == torch.inf
+    said = []
+    handler = logger.add(lambda message: said.append(message.record["message"]))
+    try:
+        for folder in (merged, leaked, dropped):
+            _ = clean(folder, base)
+        assert said[0] == f"pretrained={base!r} answers; model_inf of {merged!r} equals it"
+        assert re.search(r"model_inf of '.*leak' differs from it by up to 2\.5\de-01 \(quirk 3\)", said[1])
+        assert len(said) == 2
+        _ = Parts(
+            MemoryArguments(pretrained=base, memory_encoder=merged, dtype="bfloat16", compat="clean"), "cpu"
+        ).reader
+        assert said[2] == said[0]  # in a coarser dtype than the checkpoint's
+        for folder in (leaked, dropped):
+            _ = Parts(MemoryArguments(pretrained=base, memory_encoder=folder, dtype="float32"), "cpu").reader
+        assert f"is measured by `comem-lmms convert {leaked} OUT --base {base}`" in said[3]
+        assert len(said) == 4
+    finally:
+        logger.remove(handler)
+    with pytest.raises(UserError, match=r"has model_inf.model.norm.weight, but its base not, or in another shape"):
+        clean(wide, base)
+    with pytest.raises(UserError, match=r"has model_inf.model.norm.weight, but its base not, or in another shape"):
+        reference.convert(wide, base, tmp_path / "out")
 
 
 def test_unusable_checkpoints(merged, base, tmp_path):

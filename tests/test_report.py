@@ -54,6 +54,56 @@ def test_newest_run_wins_and_controls_come_last(tmp_path):
     assert [row.accuracy for row in read_rows(tmp_path)] == [50.0, 40.0, 20.0, 30.0]
 
 
+def write_group(folder):
+    """A group with a mean, of two tasks, within a group without one."""
+    folder.mkdir(parents=True, exist_ok=True)
+    metrics = {"metric_list": [{"metric": "official"}, {"metric": "paper"}]}
+    scores = {"official,none": 0.5, "official_stderr,none": 0.01, "paper,none": 0.25, "paper_stderr,none": "N/A"}
+    run = {
+        "config": {"model": "baseline", "model_args": ""},
+        "results": {
+            "all": {" ": " ", "alias": "all"},
+            "both": scores | {"official,none": 0.6, "paper,none": None, "alias": " - both"},
+            "one": scores,
+            "two": scores | {"official,none": 0.7},
+            "other": {"exact_match,none": 0.1, "exact_match_stderr,none": 0.2},
+        },
+        "group_subtasks": {"both": ["one", "two"], "all": ["both"], "other": []},
+        "configs": {"one": metrics, "two": metrics, "other": {"metric_list": [{"metric": "exact_match"}]}},
+        "n-samples": {name: {"original": 9, "effective": 2} for name in ("one", "two", "other")},
+    }
+    (folder / "20260101_000000_results.json").write_text(json.dumps(run))
+    (folder / "20260101_000000_samples_two.jsonl").write_text(json.dumps({"token_counts": [USAGE]}))
+
+
+def test_groups_come_first_with_their_tasks(tmp_path):
+    write_group(tmp_path)
+    rows = read_rows(tmp_path)
+    assert [(row.task, row.metric, row.accuracy) for row in rows] == [
+        ("both", "official", 60.0),
+        ("one", "official", 50.0),
+        ("other", "exact_match", 10.0),
+        ("two", "official", 70.0),
+    ]
+    assert (rows[0].tasks, rows[0].questions, rows[0].prompt_tokens) == (["one", "two"], 4, 40)
+    headings = [line for line in render(rows).splitlines() if "questions" in line and not line.startswith("|")]
+    assert headings[:2] == ["both (one, two), 4 questions, official", "one, 2 questions, official"]
+
+
+def test_another_metric_can_be_shown(tmp_path, capsys):
+    write_group(tmp_path)
+    assert main(["report", str(tmp_path), "--metric", "paper"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    shown = {
+        line.split(",")[0]: lines[number + 4].split("|")[3].strip()
+        for number, line in enumerate(lines)
+        if "questions" in line
+    }
+    assert shown == {"both (one": "-", "one": "25.0", "other": "-", "two": "25.0"}
+    assert main(["report", str(tmp_path), "--metric", "papr"]) == 2
+    assert "has the metric 'papr'; there are exact_match, official, paper" in capsys.readouterr().err
+
+
 def test_what_is_not_known_is_a_dash(tmp_path):
     write(tmp_path, "20260101_000000", "some_model", 0.5, samples=[None, None])
     write(tmp_path, "20260101_000001", "comem", 0.5, samples=[None, USAGE])  # one answer from the cache
@@ -107,3 +157,20 @@ def test_bad_input_is_one_line(tmp_path, capsys):
     (tmp_path / "20260101_000000_results.json").write_text("{}")
     with pytest.raises(UserError, match="not a result file of lmms-eval"):
         read_rows(tmp_path)
+
+
+def test_a_run_s_kind_is_shown_and_the_folders_tell_two_runs_apart(tmp_path):
+    write(tmp_path, "20260101_000000", "comem", 0.1, "retrieval=runs/a", [USAGE])
+    write(tmp_path, "20260101_000001", "comem", 0.2, "retrieval=runs/b", [USAGE])
+    write(tmp_path, "20260101_000002", "comem", 0.3, "retrieval=runs/c", [None])  # all from the cache
+    rows = read_rows(tmp_path)
+    assert [row.retrieval for row in rows] == ["clip", "clip", "runs/c"]
+    table = render(rows)
+    assert "| comem retrieval=runs/a | clip " in table
+    assert "| comem retrieval=runs/b | clip " in table
+
+
+def test_the_best_k_of_each_answer(tmp_path):
+    write(tmp_path, "20260101_000000", "comem", 0.1, samples=[USAGE, {**USAGE, "retrieved": ["c", "a"]}])
+    assert retrieved_ids(tmp_path, 1) == {"a", "c"}
+    assert retrieved_ids(tmp_path) == {"a", "b", "c"}

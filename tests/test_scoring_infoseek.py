@@ -1,6 +1,8 @@
 """InfoSeek's questions are scored as its authors do and as the paper did."""
 
 import copy
+import json
+from collections import Counter
 
 import pytest
 from hostile import TEXTS
@@ -55,6 +57,17 @@ def test_an_extracted_answer_is_right_officially():
 )
 def test_question_type(answer, answer_eval, kind):
     assert question_type(answer, answer_eval) == kind
+
+
+def test_the_rule_gives_every_recorded_type(real_rows, fixtures):
+    """On all rows that the paper uses: from the answers as published."""
+    lines = (real_rows / "infoseek_val.jsonl").read_text("utf-8").split("\n")
+    rows = [json.loads(line) for line in lines if line]
+    types = (fixtures / "scoring/infoseek_val_qtype_derived.jsonl").read_text("utf-8").split("\n")
+    recorded = {row["data_id"]: row["question_type"] for row in map(json.loads, filter(None, types))}
+    derived = {row["data_id"]: question_type(row["answer"], row["answer_eval"]) for row in rows}
+    assert derived == recorded
+    assert Counter(derived.values()) == {"String": 3802, "Time": 463, "Numerical": 443}
 
 
 def test_a_numerical_question_needs_a_range():

@@ -1,5 +1,6 @@
 """The normalisers give what the original ones give, oddities included."""
 
+import json
 import re
 import string
 
@@ -17,7 +18,7 @@ from comem_lmms.scoring.normalise import (
     vqa_punctuation,
     vqa_strip,
 )
-from comem_lmms.scoring.vqa_tables import ARTICLES, NUMBER_WORDS, PUNCTUATION, contractions
+from comem_lmms.scoring.vqa_tables import ARTICLES, CONTRACTIONS, NUMBER_WORDS, PUNCTUATION
 
 
 @pytest.mark.parametrize(
@@ -126,6 +127,19 @@ def test_any_text_has_a_normal_form(text):
 
 
 def test_tables_are_whole_and_cannot_be_changed():
-    assert (len(contractions()), len(NUMBER_WORDS), len(ARTICLES), len(PUNCTUATION)) == (120, 12, 3, 21)
+    assert (len(CONTRACTIONS), len(NUMBER_WORDS), len(ARTICLES), len(PUNCTUATION)) == (120, 12, 3, 21)
     with pytest.raises(TypeError):
-        contractions()["dont"] = "do not"  # type: ignore[index]
+        CONTRACTIONS["dont"] = "do not"  # type: ignore[index]
+
+
+def test_tables_are_the_recorded_ones(fixtures):
+    recorded = json.loads((fixtures / "scoring/vqa_tables.json").read_text("utf-8"))
+    assert recorded["official_vqa_contractions"] == CONTRACTIONS
+    assert recorded["number_words"] == NUMBER_WORDS
+    assert (recorded["articles"], recorded["punctuation"]) == (list(ARTICLES), list(PUNCTUATION))
+
+
+def test_contractions_are_those_of_lmms_eval():
+    from lmms_eval.tasks._task_utils.vqa_eval_metric import EvalAIAnswerProcessor
+
+    assert EvalAIAnswerProcessor.CONTRACTIONS == CONTRACTIONS

@@ -26,12 +26,14 @@ from comem_lmms.errors import UserError
 from comem_lmms.linking import TitleIndex
 from comem_lmms.plugin import task_folder
 from comem_lmms.questions import ask
+from comem_lmms.report import read_rows
 from comem_lmms.rescore import rescore
+from comem_lmms.runs.facts import declared, facts
 from comem_lmms.scoring.extraction import extract
 
 FOLDER = Path(task_folder())
 YAMLS = sorted(path for path in FOLDER.rglob("*.yaml") if path.stem != "microseek")
-GROUPS = ("aokvqa", "comem_bench", "comem_bench_english", "infoseek_multilingual")
+GROUPS = ("aokvqa", "comem_bench", "comem_bench_english", "infoseek_multilingual", "infoseek_overall")
 TASKS = tuple(path.stem for path in YAMLS if not path.stem.startswith("_") and path.stem not in GROUPS)
 SUBSET_TASKS = tuple(name for name in TASKS if name.startswith("cvqa_") and name != "cvqa_all")
 LANGUAGES = {"es": "spanish", "pt": "portuguese", "zh": "chinese", "ru": "russian", "bg": "bulgarian"}
@@ -141,6 +143,28 @@ def test_every_task_says_what_it_needs(world, name):
         assert entry["higher_is_better"] is not entry["metric"].endswith(("unparsed", "judged", "_stderr"))
 
 
+@pytest.mark.parametrize("name", [name for name in TASKS if name not in SUBSET_TASKS[1:]])
+def test_every_task_declares_what_retrieval_is_measured_by(world, name):
+    """What is declared is in the documents, as text; InfoSeek's documents as published name no entity."""
+    (task,) = manager("baseline").load_task_or_group([name], "chat").values()
+    fields = declared(name, task.config.metadata)
+    columns = {source for key, source in fields.items() if isinstance(source, str) and key != "normalise"}
+    lacking = columns - set(task.eval_docs_no_media.column_names)
+    assert lacking == ({"entity_text"} if name.startswith("infoseek") else set())
+    for doc in task.eval_docs_no_media:
+        told = facts(doc, fields)
+        if "entity_text" in doc:
+            assert told.entity == doc["entity_text"]
+        elif doc.get("answer_range"):
+            assert set(told.answers) <= {"255 es"}  # a number within a range is no text
+        else:
+            assert told.answers
+            assert all(told.answers)
+        if "Subset" in doc:
+            assert doc["Subset"].startswith(f"('{told.language}', ")
+            assert told.answers == [doc["Options"][doc["Label"]]]
+
+
 def test_each_subset_of_cvqa_has_a_task():
     subsets = cvqa_subsets()
     assert set(SUBSET_TASKS) == {f"cvqa_{name}" for name in subsets}
@@ -230,7 +254,59 @@ def test_the_group_s_error_is_that_of_an_unweighted_mean(world):
     assert {key.split(",")[0] for key in group} == {"official", "official_stderr", "paper", "paper_stderr", "alias"}
     translations = results["infoseek_multilingual"]
     assert translations["official,none"] == 0.5
-    assert math.isnan(translations["official_stderr,none"])  # the same questions five times
+    assert translations["official_stderr,none"] == "N/A"  # the same questions five times
+    assert {metric for one in results.values() for metric in one if metric.startswith("samples")} == set()
+
+
+def test_the_paper_s_overall_is_over_six_languages(world, spec):
+    from comem_lmms.tasks.common import mean_of_translations
+
+    results = run_scripted(half_right, "infoseek_overall")["results"]
+    languages = ["infoseek_paper", *(f"infoseek_{language}" for language in LANGUAGES)]
+    for part in ("", "_unseen_question", "_unseen_entity"):
+        scores = [results[task][f"paper{part},none"] for task in languages]
+        assert results["infoseek_overall"][f"paper{part},none"] == pytest.approx(sum(scores) / 6)
+    tables = json.loads((spec / "paper_results.json").read_text())
+    rows = [
+        row
+        for row in (*tables["main"], *tables["multilingual"])
+        if (row["model"], row["method"]) == ("Qwen2.5-VL-7B", "baseline")
+    ]
+    for part, overall in (("unseen_question", 17.3), ("unseen_entity", 16.2)):  # as the paper has them
+        columns = [row[f"infoseek_{part}"] for row in rows]
+        assert mean_of_translations(columns, [1] * 6, False) == pytest.approx(overall, abs=0.051)
+
+
+@pytest.mark.parametrize(("limit", "score"), [(1, None), (3, 0.6667), (None, 0.5)])
+@pytest.mark.parametrize("group", ["comem_bench", "infoseek_overall"])
+def test_results_are_strict_json_with_any_limit(world, tmp_path, group, limit, score):
+    """`--limit` leaves InfoSeek and OVEN without one of their splits, and CVQA without some subsets."""
+    from lmms_eval.loggers import EvaluationTracker
+
+    tracker = EvaluationTracker(output_path=str(tmp_path))
+    results = run_scripted(half_right, group, limit=limit, evaluation_tracker=tracker)
+    tracker.save_results_aggregated(results=results, samples=results.pop("samples"), datetime_str="now")
+    (path,) = tmp_path.rglob("*_results.json")
+    saved = json.loads(path.read_text(), parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    translated = saved["results"]["infoseek_overall" if group == "infoseek_overall" else "infoseek_multilingual"]
+    assert translated["official_stderr,none"] == "N/A"
+    assert translated["official,none"] == (score and pytest.approx(score))
+    shown = {row.task: row.accuracy for row in read_rows(tmp_path) if row.tasks}
+    groups = ["comem_bench_english", "infoseek_multilingual"] if group == "comem_bench" else [group]
+    assert sorted(shown) == groups
+    assert shown[groups[-1]] == (score and pytest.approx(100 * score))
+
+
+def test_a_limit_leaves_the_mean_over_the_subsets_that_were_asked(world):
+    """As lmms-eval's means are over the questions that were asked."""
+
+    def says(task: str, doc: dict) -> str:
+        return right(task, doc) if "Bulgarian" in doc["Subset"] else "?"
+
+    scores = run_scripted(says, "cvqa", limit=2)["results"]["cvqa"]
+    asked = {name for name in cvqa_subsets() if f"official_{name},none" in scores}
+    assert asked == {"bulgarian_bulgaria", "chinese_china"}
+    assert scores["official,none"] == 1 / 2
 
 
 def test_cvqa_counts_each_subset_once(world):
@@ -299,6 +375,43 @@ def test_other_models_get_a_short_prompt(world):
     content, text = _asked("scripted")
     assert [part["type"] for part in content] == ["image", "text"]
     assert text == "What is the capital of 0?\nAnswer with a single word or a short phrase."
+
+
+@pytest.mark.parametrize(("model", "style"), [("baseline", "paper"), ("vanilla_rag", "paper_knowledge")])
+def test_other_models_get_the_paper_s_prompts_as_base(world, model, style):
+    run_scripted(right, "infoseek", model=model, model_args="base=scripted", limit=1)
+    _, chat, _ = Scripted.asked["infoseek", 0]
+    assert [part["type"] for part in chat[-1]["content"]] == ["text", "image"]
+    assert chat[-1]["content"][0]["text"] == ask("infoseek", style, "What is the capital of 0?")
+    register("recorder", "simple", "helpers.Recorder")
+    Recorder.asked.clear()
+    evaluate(model, ("infoseek",), model_args="base=recorder", limit=1, task_manager=manager(model))
+    assert Recorder.asked["infoseek", 0][0].endswith(ask("infoseek", style, "What is the capital of 0?"))
+
+
+@pytest.mark.parametrize("model", ["scripted", "baseline"])
+@pytest.mark.parametrize(("style", "types"), [("paper", ["text", "image"]), ("short", ["image", "text"])])
+def test_a_file_of_one_s_own_may_ask_every_model_alike(world, tmp_path, model, style, types):
+    """As docs/benchmarks.md has it."""
+    from lmms_eval.tasks import TaskManager
+
+    (tmp_path / "mine.yaml").write_text(
+        f"include: {FOLDER}/infoseek/infoseek.yaml\n"
+        "task: infoseek_mine\n"
+        f"lmms_eval_specific_kwargs: {{default: {{prompt: {style}, template: infoseek}}}}\n"
+    )
+    register("scripted", "chat", "helpers.Scripted")
+    Scripted.says = staticmethod(right)
+    Scripted.asked.clear()
+    folders = TaskManager(include_path=str(tmp_path), include_defaults=False, model_name=model)
+    arguments = "base=scripted" if model == "baseline" else ""
+    results = evaluate(model, ("infoseek_mine",), model_args=arguments, task_manager=folders)
+    assert results["results"]["infoseek_mine"]["official,none"] == 1
+    _, chat, _ = Scripted.asked["infoseek_mine", 0]
+    assert [part["type"] for part in chat[-1]["content"]] == types
+    assert next(part["text"] for part in chat[-1]["content"] if part["type"] == "text") == ask(
+        "infoseek", style, "What is the capital of 0?"
+    )
 
 
 def _asked(model: str) -> tuple[list[dict], str]:

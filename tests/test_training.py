@@ -53,6 +53,18 @@ def test_memory_recipe(tmp_path, command, knowledge, monkeypatch):
     assert encoder.encode([knowledge[0]]).shape == (1, 8, 160)
 
 
+def test_the_schedule_waits_until_short_pages_are_read_but_not_for_ever(monkeypatch):
+    def positions(read, n):
+        monkeypatch.setattr(vlm_recipe, "READ", read)
+        processor = vlm_recipe.make_processor()
+        losses = vlm_recipe.reading_losses(vlm_recipe.make_model(processor, 1), processor, 1, 5)
+        return [next(losses)[0] for _ in range(n)]
+
+    monkeypatch.setattr(vlm_recipe, "SHORT", vlm_recipe.SHORT._replace(batch=2))
+    assert positions(1e9, 3) == [0, 1, 2]
+    assert positions(0.0, 5) == [0, 1, 1, 1, 2]
+
+
 def test_a_seed_means_the_same_steps():
     def first_losses(seed):
         torch.manual_seed(seed)

@@ -55,7 +55,7 @@ def verify(rows: Any, name: str, split: str) -> Any:
         UserError: there are more or fewer than were published, or others.
     """
     source = sources.find(name)
-    source.count(split, len(rows))
+    _count(source, split, len(rows))
     if source.kind == "hub":
         lock.compare(name, split, rows[source.id_column])
     elif source.counts[split] is None and (places.root() / name / places.MANIFEST).is_file():
@@ -69,11 +69,21 @@ def revision(name: str) -> str | None:
     return lock.read(name).get("commit") or source.revision
 
 
+def _count(source: sources.Source, split: str, found: int) -> None:
+    if source.kind != "hub":
+        remedy = f"it was changed since it was prepared; run: {source.again} --force"
+    elif revision(source.name):
+        remedy = f"the cache has others than {source.hub} at {revision(source.name)}; run: {source.again}"
+    else:
+        remedy = lock.how_to_pin(source)
+    source.count(split, found, remedy)
+
+
 def _as_prepared(source: sources.Source, split: str, found: int) -> None:
     """Stands in for a published count."""
     expected = read_json(places.root() / source.name / places.MANIFEST)["splits"][split]
     if found != expected:
         raise UserError(
             f"{source.name}, split {split}: {found:,} documents, but {expected:,} were prepared; "
-            f"run: {source.command} --force"
+            f"run: {source.again} --force"
         )

@@ -1,11 +1,14 @@
 """``comem-lmms data check``: data sets in, a table of what is there, what is missing and what it costs out."""
 
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from comem_lmms.data import lock, places, store
-from comem_lmms.data.sources import File, Source
+from comem_lmms.data import hub, lock, places, store
+from comem_lmms.data.prepare import located, read
+from comem_lmms.data.sources import File, Images, Source
+from comem_lmms.errors import UserError
 
 State = Literal["ready", "partly", "missing"]
 
@@ -63,56 +66,99 @@ def table(found: Iterable[Status]) -> str:
 
 
 def _hub(source: Source) -> Status:
-    known = lock.read(source.name)
-    tables = [Path(path) for path in known.get("tables", [])]
-    there = [path for path in tables if path.is_file()]
-    ready = bool(tables) and len(there) == len(tables)
-    published = sum(number or 0 for number in source.counts.values())
+    """In the cache of `datasets`, whether `prepare` put it there or lmms-eval."""
+    there = hub.cached(source, lock.read(source.name).get("commit") or source.revision)
+    documents = {split: there.documents.get(split, 0) if there else 0 for split in source.counts}
+    tables = [table for table in there.tables if table.is_file()] if there else []
+    ready = there is not None and len(tables) == len(there.tables) and documents == source.counts
+    fetched = hub.fetched(source)
     return Status(
         name=source.name,
-        state="ready" if ready else "partly" if there else "missing",
-        documents=published if ready else 0,
-        published=published,
+        state="ready" if ready else "partly" if tables or fetched else "missing",
+        documents=sum(documents.values()),
+        published=sum(number or 0 for number in source.counts.values()),
         images=0,
         images_needed=0,
-        on_disk=sum(path.stat().st_size for path in there),
-        to_download=0 if ready else source.size,
+        on_disk=sum(table.stat().st_size for table in tables) + fetched,
+        to_download=0 if ready else max(0, source.size - fetched),
         at_least=False,
         command=source.command,
     )
 
 
 def _files(source: Source) -> Status:
+    assert source.images is not None
     folder = places.root() / source.name
     written = store.is_written(folder)
-    paths = [Path(path) for path in store.image_paths(folder)] if written else []
-    images = [path for path in paths if path.is_file()]
     numbers = store.manifest(folder)["splits"] if written else {}
+    wanted, images = _written_images(folder) if written else _found_images(source, source.images)
     files = [*source.files, *([source.titles] if source.titles and not places.titles_indexed() else [])]
     there = [file for file in files if _path(file).is_file()]
     lacking = [file for file in files if not file.optional and not _path(file).is_file()]
-    complete = written and len(images) == len(paths)
+    lacking_images = None if wanted is None else wanted - len(images)
+    costs = [*map(_cost, lacking), *_image_costs(source.images, lacking_images)]
+    complete = written and lacking_images == 0
     ready = complete and (not source.titles or places.titles_indexed())
+    begun = there or images or any(map(_begun, [*lacking, *source.images.archives.values()]))
     published = None if None in source.counts.values() else sum(number or 0 for number in source.counts.values())
-    costs = [file.cost - _begun(file) if file.cost else None for file in lacking]
-    if not written and source.images and not places.index(source.images.collection).is_file():
-        costs.append(source.images.about)
     return Status(
         name=source.name,
-        state="ready" if ready else "partly" if written or there or any(map(_begun, lacking)) else "missing",
+        state="ready" if ready else "partly" if written or begun else "missing",
         documents=sum(numbers.values()),
         published=published,
         images=len(images),
-        images_needed=len(paths) if written else None,
+        images_needed=wanted,
         on_disk=sum(path.stat().st_size for path in [*images, *map(_path, there), *folder.rglob("*.arrow")]),
         to_download=sum(cost or 0 for cost in costs),
         at_least=None in costs,
-        command=_index_titles(source.titles) if complete and source.titles in there else source.command,
+        command=_command(source, complete, lacking_images),
     )
 
 
-def _index_titles(titles: File | None) -> str:
-    return f"comem-lmms link build {_path(titles)} --out {places.titles_index()}" if titles else ""
+def _command(source: Source, complete: bool, lacking_images: int | None) -> str:
+    if complete and source.titles and _path(source.titles).is_file():
+        return f"comem-lmms link build {_path(source.titles)} --out {places.titles_index()}"
+    walked = source.images is not None and places.index(source.images.collection).is_file()
+    return source.again if lacking_images == 0 or (lacking_images is None and walked) else source.command
+
+
+def _written_images(folder: Path) -> tuple[int, list[Path]]:
+    """How many a data set has, and those that are there."""
+    paths = [Path(path) for path in store.image_paths(folder)]
+    return len(paths), [path for path in paths if path.is_file()]
+
+
+def _found_images(source: Source, kept: Images) -> tuple[int | None, list[Path]]:
+    """How many a data set will have, if its files are there and say so, and those that `prepare` will find."""
+    if any(not file.optional and not _path(file).is_file() for file in source.files):
+        return None, []
+    paths = [path if (path := _path(file)).is_file() else None for file in source.files]
+    try:
+        splits = read(source, paths)
+    except UserError:  # which `prepare` will say
+        return None, []
+    wanted = {row["image"] for rows in splits.values() for row in rows}
+    single = ((key, kept.file(key)) for key in wanted)
+    found = {key: places.images(kept.collection) / file.name for key, file in single if file} | located(kept, wanted)
+    return len(wanted), [path for path in found.values() if path.is_file()]
+
+
+def _image_costs(kept: Images, lacking: int | None) -> list[int | None]:
+    """Bytes of what is to be downloaded for images that lack; ``lacking`` is None while their number is unknown."""
+    if lacking == 0:
+        return []
+    unpacked = any(places.index(name).is_file() for name in kept.archives)
+    walked = places.index(kept.collection).is_file()
+    if kept.archives and not unpacked and not (walked and lacking is None):
+        return [_cost(archive) for archive in kept.archives.values()]
+    return [None if walked or unpacked else kept.by_hand]
+
+
+def _cost(file: File) -> int | None:
+    """Bytes that are still to be downloaded; None if nobody publishes them."""
+    if _path(file).is_file():
+        return 0
+    return file.cost - _begun(file) if file.cost else None
 
 
 def _path(file: File) -> Path:
@@ -120,8 +166,10 @@ def _path(file: File) -> Path:
 
 
 def _begun(file: File) -> int:
-    partial = _path(file).with_name(f"{_path(file).name}.partial")
-    return min(partial.stat().st_size, file.cost) if partial.is_file() else 0
+    """Bytes that an interrupted download left, of `http` or of `hub`."""
+    path = _path(file)
+    found = [path.with_name(f"{path.name}.partial"), *path.with_name(f"{path.name}.hub").rglob("*.incomplete")]
+    return min(sum(part.stat().st_size for part in found if part.is_file()), file.cost or sys.maxsize)
 
 
 def _number(value: int | None) -> str:

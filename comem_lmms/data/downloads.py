@@ -1,11 +1,12 @@
 """The folder of downloads: a `File` in, a path to its checked content out.
 
 What was downloaded once is not asked for again, but its SHA-256 is computed whenever it is used. Where none is
-published, the one of the first download counts. They are in ``SHA256SUMS``, in the format of the program sha256sum.
+published, the one of the first download counts. They are in ``SHA256SUMS``, in the format of the program sha256sum, to
+which a line is added for each file: there may be thousands of them, and a process may be killed at any of them.
 """
 
-import hashlib
 import logging
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from comem_lmms.data import hub
 from comem_lmms.data.http import Client, Missing
 from comem_lmms.data.sources import File
 from comem_lmms.errors import UserError
+from comem_lmms.files import on_disk, sha256
 
 log = logging.getLogger(__name__)
 SUMS = "SHA256SUMS"
@@ -25,7 +27,7 @@ class Downloads:
         """With ``force``, files may have changed, and are downloaded again but for those a user may have put there."""
         self.folder, self.client = folder, client
         self._force, self._seen = force, set[str]()
-        self._sums = _read_sums(folder / SUMS)
+        self._sums, self._tidy = _read_sums(folder / SUMS)
 
     def get(self, file: File, progress: bool = True, usable: Callable[[Path], bool] = lambda path: True) -> Path:
         """The path of a file, downloaded if it is not there.
@@ -37,16 +39,16 @@ class Downloads:
         target = self.folder / file.name
         again = self._force and file.name not in self._seen
         self._seen.add(file.name)
-        if again:
-            self._sums.pop(file.name, None)
-        fixed = file.sha256 is not None and target.exists() and sha256(target) == file.sha256
-        new = not target.exists() or (again and not file.optional and not fixed)
+        expected = file.sha256 or (None if again else self._sums.get(file.name))
+        new = not target.exists() or (again and not file.optional and not _is_published(file, target))
+        if not new and expected is None and not usable(target):
+            new = True  # downloaded by a process that was killed before it looked at it
         if new:
             self._download(file, target, progress)
             if not usable(target):
                 target.unlink()
                 raise Missing(f"what {file.url or file.path} gives cannot be used; try again later")
-        self._check(file, target, new)
+        self._check(file, target, expected, new)
         return target
 
     def get_optional(self, file: File) -> Path | None:
@@ -69,13 +71,11 @@ class Downloads:
         else:
             self.client.fetch(file.url, target, progress)
 
-    def _check(self, file: File, target: Path, new: bool) -> None:
+    def _check(self, file: File, target: Path, expected: str | None, new: bool) -> None:
         found, size = sha256(target), target.stat().st_size
-        expected = file.sha256 or self._sums.get(file.name)
         if found == (expected or found) and size == (file.size or size):
             if self._sums.get(file.name) != found:
-                self._sums[file.name] = found
-                self._write_sums()
+                self._record(file.name, found)
             return
         if new:
             target.unlink()
@@ -89,25 +89,30 @@ class Downloads:
             "it again, or use --force"
         )
 
-    def _write_sums(self) -> None:
-        self._sums = {**_read_sums(self.folder / SUMS), **self._sums}  # another process may be downloading, too
-        lines = "".join(f"{digest}  {name}\n" for name, digest in sorted(self._sums.items()))
+    def _record(self, name: str, digest: str) -> None:
+        with on_disk(self.folder / SUMS):
+            if self._tidy and name not in self._sums:
+                with (self.folder / SUMS).open("a", encoding="utf-8") as sums:
+                    sums.write(f"{digest}  {name}\n")
+            else:
+                self._rewrite({name: digest})
+        self._sums[name] = digest
+
+    def _rewrite(self, changed: dict[str, str]) -> None:
+        sums, _ = _read_sums(self.folder / SUMS)  # another process may have downloaded, too
+        lines = "".join(f"{digest}  {name}\n" for name, digest in sorted({**sums, **changed}.items()))
         partial = self.folder / f"{SUMS}.partial"
         partial.write_text(lines, encoding="utf-8")
         partial.replace(self.folder / SUMS)
+        self._tidy = True
 
 
-def sha256(path: Path) -> str:
-    """SHA-256 of a file's content."""
-    digest = hashlib.sha256()
-    with path.open("rb") as content:
-        while block := content.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+def _is_published(file: File, target: Path) -> bool:
+    return file.sha256 is not None and target.exists() and sha256(target) == file.sha256
 
 
-def _read_sums(path: Path) -> dict[str, str]:
-    if not path.exists():
-        return {}
-    lines = (line.partition("  ") for line in path.read_text(encoding="utf-8").splitlines())
-    return {name: digest for digest, _, name in lines}
+def _read_sums(path: Path) -> tuple[dict[str, str], bool]:
+    """Checksums by name, and whether a line can be added: a kill or a full disk may have cut off the last one."""
+    content = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+    found = re.findall(r"^([0-9a-f]{64})  (.+)\n", content, re.MULTILINE)
+    return {name: digest for digest, name in found}, len(found) == content.count("\n") and content[-1:] in ("", "\n")

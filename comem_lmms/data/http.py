@@ -1,21 +1,21 @@
 """Downloads: a URL in, a whole file out; what was begun goes on where it was.
 
 Polite by construction: one User-Agent that says who asks and how to reach them, a pause between two requests to a host,
-ever longer waits when a host is busy, and as long a wait as it asks for.
+ever longer waits when a host is busy, and as long a wait as it asks for. The log says what is waited for, and how long.
 """
 
-import errno
+import logging
 import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
-from urllib.error import HTTPError
+from threading import Lock
+from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
@@ -23,7 +23,9 @@ from tqdm import tqdm
 
 from comem_lmms import __version__
 from comem_lmms.errors import UserError, one_line
+from comem_lmms.files import on_disk
 
+log = logging.getLogger(__name__)
 BLOCK = 1 << 20  # bytes
 PATIENCE = 600.0  # s, the longest wait that a host may ask for
 BUSY = {429, 500, 502, 503, 504}
@@ -36,19 +38,28 @@ REFUSED = {
 GONE = {404, 410}
 
 
-class Missing(UserError):
+class Refused(UserError):
+    """The host answers, and will not give the file."""
+
+
+class Missing(Refused):
     """There is no such file, or not the kind of file that it should be; others may be there."""
+
+
+class Unreachable(UserError):
+    """No attempt brought the file, in ways that pass: no network, a host that is busy or hangs up."""
 
 
 @dataclass
 class Client:
-    """Fetches files from hosts that are not ours.
+    """Fetches files from hosts that are not ours; threads may share one.
 
     Attributes:
         contact: mail address for the User-Agent, so that a host can complain.
         pause: s between the starts of two requests to one host.
         tries: attempts in a row that bring nothing before giving up.
         timeout: s without a byte before an attempt is given up.
+        limit: bytes that a file may have.
     """
 
     contact: str | None = None
@@ -56,7 +67,10 @@ class Client:
     tries: int = 6
     timeout: float = 60.0
     sleep: Callable[[float], None] = time.sleep
+    limit: int | None = None
     _next: dict[str, float] = field(default_factory=dict, repr=False)
+    _busy: dict[str, float] = field(default_factory=dict, repr=False)
+    _lock: Lock = field(default_factory=Lock, repr=False)
 
     def __post_init__(self) -> None:
         if self.contact and not re.fullmatch(r"[!-~]+@[!-~]+", self.contact):
@@ -72,9 +86,13 @@ class Client:
         """Downloads to ``target``, through ``target.partial``, which is gone on with if it is there.
 
         Raises:
-            UserError: the host refuses, cannot be reached or asks for too long a wait, or the disk is full.
+            Refused: by the host.
+            Unreachable: after as many attempts as there may be.
+            UserError: the host asks for too long a wait, or the disk is full.
         """
-        with _on_disk(target):
+        host = urlsplit(url).netloc
+        self._wait_while_busy(host)
+        with on_disk(target):
             target.parent.mkdir(parents=True, exist_ok=True)
         partial = Partial(target)
         failures = 0
@@ -85,30 +103,44 @@ class Client:
                 break
             except _Again as again:
                 failures = 1 if partial.size > before else failures + 1
+                with self._lock:  # another thread may have been told to wait for longer
+                    self._busy[host] = max(self._busy.get(host, 0.0), time.monotonic() + again.after)
                 if failures >= self.tries:
-                    raise UserError(
+                    raise Unreachable(
                         f"cannot download {url} ({again}, {failures} times); check the network and run it again, "
                         "what was downloaded is kept"
                     ) from again
-                self.sleep(max(again.after, 2.0 ** (failures - 1)))
-        partial.finish()
+                wait = max(again.after, 2.0 ** (failures - 1))
+                log.warning("%s: %s; attempt %d of %d in %.0f s", url, again, failures + 1, self.tries, wait)
+                self.sleep(wait)
+        with on_disk(target):
+            partial.finish()
 
     def _attempt(self, url: str, partial: "Partial", progress: bool) -> None:
         self._wait_for_turn(urlsplit(url).netloc)
         headers = {"User-Agent": self.user_agent, **partial.headers()}
         try:
             with urlopen(Request(url, headers=headers), timeout=self.timeout) as response:
-                _receive(response, partial, url, progress)
+                _receive(response, partial, url, progress, self.limit)
         except HTTPError as error:
-            _explain(error, url, partial)
+            if not partial.is_all(error):
+                _explain(error, url, partial)
         except (OSError, HTTPException) as error:  # no network, a host that hangs up, a timeout
-            raise _Again(one_line(error) or type(error).__name__) from error
+            reason = error.reason if isinstance(error, URLError) else error
+            raise _Again(one_line(reason) or type(reason).__name__) from error  # type: ignore[arg-type]
 
     def _wait_for_turn(self, host: str) -> None:
-        now = time.monotonic()
-        if (wait := self._next.get(host, 0.0) - now) > 0:
+        with self._lock:
+            now = time.monotonic()
+            turn = max(now, self._next.get(host, 0.0))
+            self._next[host] = turn + self.pause
+        if turn > now:
+            self.sleep(turn - now)
+
+    def _wait_while_busy(self, host: str) -> None:
+        """What one thread was told to wait is meant for all."""
+        if (wait := self._busy.get(host, 0.0) - time.monotonic()) > 0:
             self.sleep(wait)
-        self._next[host] = max(now, self._next.get(host, 0.0)) + self.pause
 
 
 class Partial:
@@ -140,6 +172,10 @@ class Partial:
         else:
             self._validator.unlink(missing_ok=True)
 
+    def is_all(self, error: HTTPError) -> bool:
+        """Whether a host has no byte more than these: the download was killed when it was all there."""
+        return error.code == 416 and error.headers.get("Content-Range") == f"bytes */{self.size}"
+
     def drop(self) -> None:
         self.path.unlink(missing_ok=True)
         self._validator.unlink(missing_ok=True)
@@ -157,9 +193,9 @@ class _Again(Exception):
         self.after = after
 
 
-def _receive(response: HTTPResponse, partial: Partial, url: str, progress: bool) -> None:
+def _receive(response: HTTPResponse, partial: Partial, url: str, progress: bool, limit: int | None) -> None:
     if response.status != 206:
-        with _on_disk(partial.path):
+        with on_disk(partial.path):
             partial.begin(response)
     start = partial.size
     if response.status == 206 and not response.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
@@ -167,6 +203,7 @@ def _receive(response: HTTPResponse, partial: Partial, url: str, progress: bool)
         raise _Again("the host sent another part than it was asked for")
     length = response.headers.get("Content-Length")
     total = None if length is None else start + int(length)
+    _keep_to(limit, total or 0, partial, url)
     if total is not None and (free := shutil.disk_usage(partial.path.parent).free) < total - start:
         raise UserError(f"{url} needs {total - start:,} bytes but {partial.path.parent} has {free:,} left; make room")
     bar = tqdm(
@@ -177,29 +214,24 @@ def _receive(response: HTTPResponse, partial: Partial, url: str, progress: bool)
         unit_scale=True,
         disable=None if progress else True,
     )
-    with _on_disk(partial.path):
-        file = partial.path.open("ab")
+    with on_disk(partial.path):
+        file = partial.path.open("ab", buffering=0)  # or closing it would write, and fail, once more
     with file, bar:
         while block := response.read(BLOCK):
-            with _on_disk(partial.path):
-                file.write(block)
-                file.flush()
+            with on_disk(partial.path):
+                written = 0
+                while written < len(block):
+                    written += file.write(block[written:])
             bar.update(len(block))
+            _keep_to(limit, partial.size, partial, url)
     if total is not None and partial.size != total:
         raise _Again(f"the connection ended at byte {partial.size:,} of {total:,}")
 
 
-@contextmanager
-def _on_disk(path: Path) -> Iterator[None]:
-    """Tells what fails here from what fails on the network."""
-    try:
-        yield
-    except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        raise UserError(
-            f"cannot write {path} ({'the disk is full' if full else one_line(error)}); put that right and run it "
-            "again, what was downloaded is kept"
-        ) from error
+def _keep_to(limit: int | None, size: int, partial: Partial, url: str) -> None:
+    if limit is not None and size > limit:
+        partial.drop()
+        raise Refused(f"{url} has more than {limit:,} bytes")
 
 
 def _explain(error: HTTPError, url: str, partial: Partial) -> None:
@@ -212,7 +244,7 @@ def _explain(error: HTTPError, url: str, partial: Partial) -> None:
             raise UserError(f"{urlsplit(url).netloc} asks to be left alone for {after:.0f} s; run it again then")
         raise _Again(f"status {error.code}", after) from error
     reason = REFUSED.get(error.code, one_line(error))
-    kind = Missing if error.code in GONE else UserError
+    kind = Missing if error.code in GONE else Refused
     raise kind(f"cannot download {url}: status {error.code}, {reason}") from error
 
 
@@ -220,7 +252,7 @@ def _retry_after(value: str | None) -> float:
     """Seconds, from a number of them or from a date."""
     if not value:
         return 0.0
-    if value.strip().isdigit():
+    if value.strip().isdecimal():
         return float(value)
     try:
         return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())

@@ -4,6 +4,7 @@ A folder is walked once and what was found is kept as a table, since there may b
 """
 
 import json
+import logging
 import os
 import tarfile
 from collections.abc import Collection, Iterator
@@ -17,12 +18,23 @@ from PIL import Image
 from tqdm import tqdm
 
 from comem_lmms.errors import UserError
-from comem_lmms.images import IMAGE_ERRORS
+from comem_lmms.images import IMAGE_ERRORS, strictly
 
+log = logging.getLogger(__name__)
 ENDINGS = {".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff"}
 INATURALIST = "train.json"
 _SCHEMA = pa.schema([("stem", pa.string()), ("name", pa.string()), ("path", pa.string())])
 _BATCH = 100_000
+
+
+def check_folder(folder: Path) -> None:
+    """Refuses what a user wrote instead of a folder, before anything is downloaded.
+
+    Raises:
+        UserError: there is no such folder.
+    """
+    if not folder.is_dir():
+        raise UserError(f"--images {folder} is not a folder; give the one with the images")
 
 
 def index(folder: Path, file: Path) -> int:
@@ -33,8 +45,7 @@ def index(folder: Path, file: Path) -> int:
     Raises:
         UserError: there is no such folder, or no image in it.
     """
-    if not folder.is_dir():
-        raise UserError(f"--images {folder} is not a folder; give the one with the images")
+    check_folder(folder)
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_name(f"{file.name}.partial")
     found, rows = 0, _walk(folder.resolve())
@@ -67,7 +78,7 @@ def locate(file: Path, keys: Collection[str], by: Literal["stem", "name"]) -> di
 def is_image(path: Path, whole: bool = False) -> bool:
     """Whether a file begins as an image does; with ``whole``, whether all of it can be decoded."""
     try:
-        with Image.open(path) as image:
+        with strictly(), Image.open(path) as image:
             if whole:
                 image.load()
         return True
@@ -99,7 +110,7 @@ def extract(archive: Path, folder: Path) -> None:
 
 def _walk(folder: Path) -> Iterator[tuple[str, str, str]]:
     seen = set()  # links may lead back up
-    for parent, folders, names in os.walk(folder, followlinks=True):
+    for parent, folders, names in os.walk(folder, onerror=_skip, followlinks=True):
         folders.sort()
         here = os.path.realpath(parent)
         if here in seen:
@@ -112,6 +123,10 @@ def _walk(folder: Path) -> Iterator[tuple[str, str, str]]:
                 yield stem, name, os.path.join(parent, name)
             elif name == INATURALIST:
                 yield from _inaturalist(Path(parent, name))
+
+
+def _skip(error: OSError) -> None:
+    log.warning("cannot look into %s (%s); going on without", error.filename, error.strerror)
 
 
 def _inaturalist(file: Path) -> Iterator[tuple[str, str, str]]:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from comem_lmms.data import places
+from comem_lmms.data.sources import Source
 from comem_lmms.errors import UserError
 from comem_lmms.files import read_json, write_json
 
@@ -31,6 +32,14 @@ def write(name: str, content: dict[str, Any]) -> None:
     mine = path.with_name(f"{path.name}.{os.getpid()}")  # processes of one run see a data set at the same time
     write_json(mine, content)
     os.replace(mine, path)
+
+
+def how_to_pin(source: Source) -> str:
+    """What to do where the newest commit of a data set is not what was published."""
+    return (
+        f'write {{"commit": "HASH"}} to {places.lock(source.name)}, with one from '
+        f"https://huggingface.co/datasets/{source.hub}/commits/main that has them, and run: {source.again}"
+    )
 
 
 def compare(name: str, split: str, ids: Iterable[Any]) -> None:

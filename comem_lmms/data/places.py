@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+from comem_lmms.files import user_cache
+
 SPLITS = "dataset_dict.json"  # what `datasets` looks for
 MANIFEST = "comem.json"  # what a data set was made of, beside what `datasets` wrote
 
@@ -11,8 +13,7 @@ def root() -> Path:
     """``$COMEM_DATA``, by default ``comem-lmms/data`` in the user's cache folder."""
     if given := os.environ.get("COMEM_DATA"):
         return Path(given).expanduser().absolute()
-    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(cache).expanduser().absolute() / "comem-lmms" / "data"
+    return user_cache() / "data"
 
 
 def downloads() -> Path:

@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
 
 from comem_lmms.data import hub, images, lock, places, store
 from comem_lmms.data.downloads import Downloads
@@ -15,6 +16,7 @@ from comem_lmms.data.http import Client, Missing
 from comem_lmms.data.rows import COLUMNS, READERS, Row
 from comem_lmms.data.sources import File, Images, Source
 from comem_lmms.errors import UserError
+from comem_lmms.files import on_disk
 
 log = logging.getLogger(__name__)
 
@@ -28,15 +30,58 @@ def prepare(source: Source, given: str | None = None, client: Client | None = No
         force: download again, and accept that what nobody published a checksum of has changed.
 
     Raises:
-        UserError: something cannot be downloaded, is damaged, missing or of another size than published.
+        UserError: something cannot be downloaded or written, is damaged, missing or of another size than published.
     """
-    if source.kind == "hub":
-        return _prepare_hub(source, given, force)
-    client = client or Client()
-    downloads = Downloads(places.downloads(), client, force)
+    with on_disk(places.root()):
+        if source.kind == "hub":
+            return _prepare_hub(source, given, force)
+        return _prepare(source, given, Downloads(places.downloads(), client or Client(), force), force)
+
+
+def read(source: Source, paths: Sequence[Path | None]) -> dict[str, list[Row]]:
+    """The rows of each split, from the files of a data set in the order of the table of sources.
+
+    Raises:
+        UserError: they are damaged, or not those that were published.
+    """
+    for file, path in zip(source.files, paths, strict=True):
+        if path is not None and file.rows is not None:
+            _check_lines(file, path)
+    names = ", ".join(str(path) for path in paths if path is not None)
+    try:
+        splits = READERS[source.kind](paths, next(iter(source.counts)))
+    except UserError:
+        raise
+    except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
+        raise UserError(
+            f"{names} is not laid out as {source.name} is known to be ({error!r}); download it again with --force"
+        ) from error
+    for split, rows in splits.items():
+        if not rows:
+            raise UserError(f"{source.name}, split {split}: no documents; download it again with --force")
+        source.count(
+            split,
+            len(rows),
+            f"download it again with --force or, if that brings the same, put the published file in place of {names}",
+        )
+    return splits
+
+
+def located(kept: Images, wanted: Collection[str]) -> dict[str, Path]:
+    """Where the images are that were found when folders were walked or archives unpacked; none is opened."""
+    found: dict[str, Path] = {}
+    for name in (*kept.archives, kept.collection):  # the user's own folder wins
+        found |= images.locate(places.index(name), wanted, kept.by)
+    return found
+
+
+def _prepare(source: Source, given: str | None, downloads: Downloads, force: bool) -> list[str]:
+    assert source.images is not None
+    if given and given not in source.images.archives:
+        images.check_folder(Path(given).expanduser())
     folder = places.root() / source.name
     if given or force or not _is_ready(folder) or _types_came(source, folder):
-        _prepare_files(source, given, downloads)
+        _prepare_files(source, source.images, given, downloads)
         said = _described(source, folder)
     else:
         said = [f"{source.name} is prepared already, in {folder}; --force prepares it again"]
@@ -80,23 +125,21 @@ def _prepare_hub(source: Source, given: str | None, force: bool) -> list[str]:
             raise UserError(
                 f"{source.hub} has no split {split!r} but {', '.join(dataset)}; is it another data set now?"
             )
-        source.count(split, len(dataset[split]))
+        source.count(split, len(dataset[split]), lock.how_to_pin(source))
     if force:
         lock.write(source.name, {})
     for split in source.counts:
         lock.compare(source.name, split, dataset[split][source.id_column])
-    tables = sorted({table["filename"] for split in dataset.values() for table in split.cache_files})
-    lock.write(source.name, {**lock.read(source.name), "commit": commit, "tables": tables})
+    lock.write(source.name, {**lock.read(source.name), "commit": commit})
     splits = ", ".join(f"{split} {rows.num_rows:,}" for split, rows in dataset.items())
     return [f"{source.name}: {splits} documents of {source.hub}{f' at {commit[:7]}' if commit else ''}, images inside"]
 
 
-def _prepare_files(source: Source, given: str | None, downloads: Downloads) -> None:
+def _prepare_files(source: Source, kept: Images, given: str | None, downloads: Downloads) -> None:
     paths = [downloads.get_optional(file) if file.optional else downloads.get(file) for file in source.files]
-    splits = _read(source, paths)
+    splits = read(source, paths)
     wanted = {row["image"] for rows in splits.values() for row in rows}
-    assert source.images is not None
-    found = _find_images(source, source.images, wanted, given, downloads)
+    found = _find_images(source, kept, wanted, given, downloads)
     for rows in splits.values():
         for row in rows:
             row["image"] = str(found[row["image"]])
@@ -120,26 +163,6 @@ def _prepare_files(source: Source, given: str | None, downloads: Downloads) -> N
         if not official:
             log.warning("question types of %s are derived from its answers, not the official ones", source.name)
     store.write(places.root() / source.name, splits, COLUMNS[source.kind], about)
-
-
-def _read(source: Source, paths: Sequence[Path | None]) -> dict[str, list[Row]]:
-    for file, path in zip(source.files, paths, strict=True):
-        if path is not None and file.rows is not None:
-            _check_lines(file, path)
-    try:
-        splits = READERS[source.kind](paths, next(iter(source.counts)))
-    except UserError:
-        raise
-    except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
-        names = ", ".join(str(path) for path in paths if path is not None)
-        raise UserError(
-            f"{names} is not laid out as {source.name} is known to be ({error!r}); download it again with --force"
-        ) from error
-    for split, rows in splits.items():
-        if not rows:
-            raise UserError(f"{source.name}, split {split}: no documents; download it again with --force")
-        source.count(split, len(rows))
-    return splits
 
 
 def _check_lines(file: File, path: Path) -> None:
@@ -183,11 +206,8 @@ def _unpack(kept: Images, name: str, downloads: Downloads) -> None:
 
 
 def _known(kept: Images, wanted: Collection[str]) -> dict[str, Path]:
-    """The images that were found when folders were walked, and are images."""
-    found: dict[str, Path] = {}
-    for name in (*kept.archives, kept.collection):  # the user's own folder wins
-        found |= images.locate(places.index(name), wanted, kept.by)
-    bar = tqdm(found.items(), desc="looking at images", unit="", disable=None)
+    """Those that are located, and are images."""
+    bar = tqdm(located(kept, wanted).items(), desc="looking at images", unit="", disable=None)
     return {key: path for key, path in bar if images.is_image(path)}
 
 
@@ -195,8 +215,7 @@ def _fetch_images(source: Source, kept: Images, missing: Sequence[str], client: 
     """One by one, into a folder of ours; what is there already is not asked for."""
     folder = places.images(kept.collection)
     downloads = Downloads(folder, client)
-    url = str(kept.url)
-    files = {key: File(f"{key}{Path(url).suffix}", url.format(key)) for key in missing}
+    files = {key: file for key in missing if (file := kept.file(key))}
     left = sum(not (folder / file.name).exists() for file in files.values())
     if left and not client.contact:
         minutes = left * client.pause / 60
@@ -205,11 +224,12 @@ def _fetch_images(source: Source, kept: Images, missing: Sequence[str], client: 
             f"MAIL, which the host gets to see, to fetch them one by one (some {minutes:.0f} minutes or more)"
         )
     found = {}
-    for key, file in tqdm(files.items(), desc=f"images of {source.name}", unit="", disable=None):
-        try:
-            found[key] = downloads.get(file, progress=False, usable=_is_whole)
-        except Missing as error:  # the others may be there; all that lack are named in the end
-            log.warning("%s", error)
+    with logging_redirect_tqdm():
+        for key, file in tqdm(files.items(), desc=f"images of {source.name}", unit="", disable=None):
+            try:
+                found[key] = downloads.get(file, progress=False, usable=_is_whole)
+            except Missing as error:  # the others may be there; all that lack are named in the end
+                log.warning("%s", error)
     return found
 
 

@@ -7,6 +7,7 @@ checksum stands here only of a file that was seen.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import PurePosixPath
 from typing import Literal
 
 from comem_lmms.errors import UserError
@@ -59,20 +60,24 @@ class Images:
     Attributes:
         collection: name of the index of found files; data sets of one collection share a folder of images.
         where: what folder ``--images`` takes, in words.
-        about: bytes of all of them, as published in round numbers.
         by: whether documents name an image by its file name or by that without the ending.
         archives: tar files by the name that ``--images`` takes for them.
         automatic: whether the archives are fetched without being asked for.
         url: of a single image, with ``{}`` for its name, where they are fetched one by one.
+        by_hand: bytes of all of them, as published in round numbers, where the user downloads them.
     """
 
     collection: str
     where: str
-    about: int | None = None
     by: Literal["stem", "name"] = "stem"
     archives: Mapping[str, File] = field(default_factory=dict)
     automatic: bool = False
     url: str | None = None
+    by_hand: int | None = None
+
+    def file(self, key: str) -> File | None:
+        """A single image, below the folder of the collection's images, where they are fetched one by one."""
+        return File(f"{key}{PurePosixPath(self.url).suffix}", self.url.format(key)) if self.url else None
 
 
 @dataclass(frozen=True)
@@ -103,14 +108,21 @@ class Source:
 
     @property
     def command(self) -> str:
-        """What to run to prepare it."""
-        command = f"comem-lmms data prepare {self.name}"
-        if self.images and self.images.url:
-            return f"{command} --images FOLDER (or --contact MAIL)"
-        return f"{command} --images FOLDER" if self.images and not self.images.automatic else command
+        """What to run to prepare it, the first time."""
+        if self.images is None or self.images.automatic:
+            return self.again
+        if self.images.url:
+            return f"{self.again} --images FOLDER (or --contact MAIL)"
+        archive = next(iter(self.images.archives), None)
+        return f"{self.again} --images {f'{archive} (or FOLDER)' if archive else 'FOLDER'}"
 
-    def count(self, split: str, found: int) -> None:
-        """Refuses a split that has another number of documents than its authors publish.
+    @property
+    def again(self) -> str:
+        """What to run where its images are known."""
+        return f"comem-lmms data prepare {self.name}"
+
+    def count(self, split: str, found: int, remedy: str) -> None:
+        """Refuses a split that has another number of documents than its authors publish; says what to do then.
 
         Raises:
             UserError: it has.
@@ -119,10 +131,8 @@ class Source:
             raise UserError(f"{self.name} has no split {split!r}; it has {', '.join(self.counts)}")
         expected = self.counts[split]
         if expected is not None and found != expected:
-            pinned = f"; revision {self.revision} has them" if self.revision else ""
             raise UserError(
-                f"{self.name}, split {split}: {found:,} documents, but {expected:,} are published{pinned}; "
-                f"run: {self.command} --force"
+                f"{self.name}, split {split}: {found:,} documents, but {expected:,} are published; {remedy}"
             )
 
 
@@ -142,12 +152,11 @@ _OVEN_IMAGES = Images(
     collection="oven",
     where="OVEN's images, the extracted shard01 to shard08 of ychenNLP/oven on the Hub (gated: accept its terms there "
     "and download with your own token), any depth of folders",
-    about=261 * GB,
+    by_hand=261 * GB,
 )
 _INFOSEEK_IMAGES = Images(
     collection="oven",
     where=_OVEN_IMAGES.where + "; or --images m2kr for InfoSeek's validation images from BByrneLab/M2KR_Images",
-    about=8_960 * MB,
     archives={
         "m2kr": File(
             name="m2kr/infoseek_val_images.tar",

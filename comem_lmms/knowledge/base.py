@@ -18,7 +18,7 @@ from comem_lmms.images import IMAGE_ERRORS, open_image
 from comem_lmms.knowledge import lookups
 from comem_lmms.knowledge.rows import IMAGES, ITEMS, Row
 from comem_lmms.knowledge.shards import Shards
-from comem_lmms.knowledge.writing import FORMAT, MANIFEST, REJECTS, STATE, Writer
+from comem_lmms.knowledge.writing import FORMAT, MANIFEST, REJECTS, SPOOL, STATE, Writer
 from comem_lmms.records import KnowledgeItem
 
 SMALL = 1 << 26  # bytes; a base of that size or less is read and checked whenever it is opened
@@ -65,6 +65,11 @@ class KnowledgeBase:
         image = None if cells["image"] is None else self._images[cells["image"]]["image"]["bytes"]
         return Row(cells["id"], cells["title"], cells["text"], image, cells["language"], cells["source"])
 
+    def words(self, row: int) -> tuple[str, str]:
+        """Title and text of a row; its image is not read."""
+        cells = self._items[row]
+        return cells["title"], cells["text"]
+
     def id(self, row: int) -> str:
         """The id of a row."""
         return self._lookups.id(row)
@@ -93,11 +98,20 @@ class KnowledgeBase:
         Raises:
             UserError: one cannot be read.
         """
-        number = start
+        for number, data in enumerate(self.image_files(start, stop), start):
+            yield self._decode(number, data)
+
+    def image_files(self, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
+        """The files of the images from number ``start`` to before ``stop``."""
         for batch in self._images.batches(["image"], start, stop):
             for cells in batch.to_pylist():
-                yield self._decode(number, cells["image"]["bytes"])
-                number += 1
+                yield cells["image"]["bytes"]
+
+    def texts(self) -> Iterator[tuple[str, str]]:
+        """The language and text of each row."""
+        for batch in self._items.batches(["language", "text"]):
+            columns = batch.to_pydict()
+            yield from zip(columns["language"], columns["text"], strict=True)
 
     def verify(self) -> None:
         """Reads every file and compares it with the manifest.
@@ -121,7 +135,7 @@ class KnowledgeBase:
         """
         folder = Path(folder)
         if not (folder / MANIFEST).is_file():
-            remedy = "give knowledge=FOLDER of one"
+            remedy = "give the folder of one"
             if (folder / STATE).is_file():
                 remedy = "it is not finished, run the command that began it again"
             raise UserError(f"no knowledge base at {folder}: {MANIFEST} is missing; {remedy}")
@@ -152,12 +166,7 @@ class KnowledgeBase:
             UserError: two rows have the same id, or a field is of the wrong kind.
         """
         folder = Path(folder)
-        for name in (MANIFEST, REJECTS):
-            (folder / name).unlink(missing_ok=True)
-        for path in folder.glob(f"{STATE}*"):
-            path.unlink()
-        for name in ("items", "images", lookups.FOLDER):
-            shutil.rmtree(folder / name, ignore_errors=True)
+        remove(folder)
         writer = Writer(folder, {})
         for row in rows:
             writer.add(row)
@@ -180,3 +189,13 @@ class KnowledgeBase:
                 f"item {id_!r} of knowledge base {self.folder} has an unreadable image ({error}); "
                 "replace or remove the item and build the base again"
             ) from error
+
+
+def remove(folder: Path) -> None:
+    """Removes a base, finished or not, from a folder; what else is there stays."""
+    for name in (MANIFEST, REJECTS):
+        (folder / name).unlink(missing_ok=True)
+    for path in folder.glob(f"{STATE}*"):
+        path.unlink()
+    for name in ("items", "images", lookups.FOLDER, SPOOL):
+        shutil.rmtree(folder / name, ignore_errors=True)

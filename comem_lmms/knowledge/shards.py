@@ -45,6 +45,11 @@ class Shards:
         self._groups: OrderedDict[tuple[int, int], pa.Table] = OrderedDict()
         self._lock = Lock()
 
+    @property
+    def columns(self) -> list[str]:
+        """The names of all columns."""
+        return list(self._schema.names)
+
     def __len__(self) -> int:
         return self._starts[-1]
 

@@ -27,12 +27,14 @@ FORMAT = 2
 MANIFEST = "manifest.json"
 REJECTS = "rejects.jsonl"
 STATE = "build.sqlite"
+SPOOL = "spool"  # folder of images that were fetched for the chunk being made
 GROUPS = {"items": 1000, "images": 64}  # rows of a row group: what is read to get at one
 _TABLES = """
 create table if not exists settings (content text);
 create table if not exists chunks (number integer primary key, content text);
 create table if not exists images (sha256 text primary key, number integer) without rowid;
 create table if not exists urls (hash blob primary key, sha256 text, failure text) without rowid;
+create table if not exists ids (hash blob primary key) without rowid;
 """
 
 
@@ -75,8 +77,11 @@ class Writer:
 
     def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
         self.folder = folder
+        settings = json.loads(json.dumps(settings))
         self._rows: list[dict[str, Any]] = []
         self._new: dict[str, tuple[StoredImage, bytes]] = {}
+        self._ids: set[bytes] = set()
+        self.pending_bytes = 0  # of images that are taken in, until the next commit
         if (folder / MANIFEST).is_file():
             raise UserError(f"{folder} holds a finished knowledge base; remove it, or name another folder")
         try:
@@ -91,7 +96,7 @@ class Writer:
             raise UserError(f"cannot make a knowledge base in {folder} ({one_line(error)}); name another") from error
         if not begun:
             self._state.execute("insert into settings values (?)", (json.dumps(settings),))
-        elif begun[0] != json.loads(json.dumps(settings)):
+        elif begun[0] != settings:
             names = sorted(k for k in {*begun[0], *settings} if begun[0].get(k) != settings.get(k))
             raise UserError(
                 f"{folder} was begun with {names[0]}={begun[0].get(names[0])!r}, not {settings.get(names[0])!r}; give "
@@ -132,7 +137,16 @@ class Writer:
         if stored is None:
             stored = StoredImage(self._n_images + len(self._new), name)
             self._new[name] = (stored, data)
+            self.pending_bytes += len(data)
         return stored
+
+    def claim(self, id_: str) -> bool:
+        """Whether an id was not claimed before, in this or an earlier chunk; for ids that may repeat."""
+        name = _hash(id_)
+        if name in self._ids or self._state.execute("select 1 from ids where hash = ?", (name,)).fetchone():
+            return False
+        self._ids.add(name)
+        return True
 
     def add(self, row: Row, image: StoredImage | None = None) -> None:
         """The next item; its image is ``row.image`` or, where that is None, one taken in before.
@@ -187,7 +201,8 @@ class Writer:
             ) from error
         self._chunks.append(chunk)
         self._n_images += chunk.images
-        self._rows, self._new = [], {}
+        self._rows, self._new, self._ids = [], {}, set()
+        self.pending_bytes = 0
 
     def finish(self, **about: Any) -> dict[str, Any]:
         """Makes the lookups and the manifest, with which the base is whole, and returns the manifest.
@@ -262,6 +277,7 @@ class Writer:
             for url, told in urls.items()
         ]
         state.executemany("insert or replace into urls values (?, ?, ?)", outcomes)
+        state.executemany("insert into ids values (?)", [(name,) for name in self._ids])
         state.execute("insert into chunks values (?, ?)", (self.n_chunks, json.dumps(chunk._asdict())))
         state.execute("commit")
 
@@ -283,5 +299,5 @@ def _write_table(path: Path, table: pa.Table, group: int) -> None:
     os.replace(partial, path)
 
 
-def _hash(url: str) -> bytes:
-    return hashlib.blake2b(url.encode("utf-8", "replace"), digest_size=16).digest()
+def _hash(text: str) -> bytes:
+    return hashlib.blake2b(text.encode("utf-8", "replace"), digest_size=16).digest()

@@ -10,18 +10,22 @@ from typing import NamedTuple
 import numpy as np
 
 K1, B, EPSILON = 1.5, 0.75, 0.25  # rank_bm25's defaults
+LONG = 16  # documents of as many tokens or more have the same bounds
+TIMES = 3  # so do those that have a token as many times or more
 
 
 class Postings(NamedTuple):
     """Token ``t`` is in ``documents[offsets[t]:offsets[t + 1]]`` and adds the ``weights`` of the same places.
 
-    Plain arrays, so they can be saved and mapped into memory one by one.
+    To a document of a length it adds ``steps[t, 0, length]`` at most if it is there once, ``steps[t, 1, length]`` more
+    if twice, and so on. Plain arrays, so they can be saved and mapped into memory one by one.
     """
 
     offsets: np.ndarray  # (n_tokens + 1,) int64
     documents: np.ndarray  # (n_postings,) int32, ascending for each token
     weights: np.ndarray  # (n_postings,) float64
-    bounds: np.ndarray  # (n_tokens,) float64, the most that a token adds to any document, at least 0
+    steps: np.ndarray  # (n_tokens, TIMES, LONG + 1) float64, at least 0
+    lengths: np.ndarray  # (n_documents,) uint8, in tokens, at most LONG
 
 
 class _Chunk(NamedTuple):
@@ -59,6 +63,7 @@ class PostingsBuilder:
         holders = sum((chunk.holders for chunk in self._chunks), np.zeros(self._n_tokens, np.int64))
         offsets = np.concatenate([[0], np.cumsum(holders)])
         documents, weights = np.empty(offsets[-1], np.int32), np.empty(offsets[-1])
+        short, bounds = lengths.clip(max=LONG).astype(np.uint8), np.zeros((self._n_tokens, TIMES, LONG + 1))
         idf, free = _idf(holders, self._n_documents), offsets[:-1].copy()  # free: where a token's next posting goes
         damping = K1 * (1 - B + B * lengths / (lengths.mean() if offsets[-1] else 1.0))  # (n_documents,)
         for chunk in self._taken():
@@ -67,8 +72,12 @@ class PostingsBuilder:
             documents[places] = chunk.documents
             parts = chunk.counts * (K1 + 1) / (chunk.counts + damping[chunk.documents])
             weights[places] = np.repeat(idf, chunk.holders) * parts
+            tokens = np.repeat(np.arange(self._n_tokens), chunk.holders)
+            times = chunk.counts.clip(max=TIMES) - 1
+            np.maximum.at(bounds, (tokens, times, short[chunk.documents]), weights[places])
             free += chunk.holders
-        return Postings(offsets, documents, weights, _bounds(offsets, weights))
+        steps = np.diff(np.maximum.accumulate(bounds, axis=1), axis=1, prepend=0)
+        return Postings(offsets, documents, weights, steps, short)
 
     def _taken(self) -> Iterator[_Chunk]:
         """Each chunk in turn, not kept, so that memory is freed on the way."""
@@ -83,10 +92,3 @@ def _idf(holders: np.ndarray, n_documents: int) -> np.ndarray:
     idf = np.log(n_documents - holders + 0.5) - np.log(holders + 0.5)
     occurring = idf[holders > 0]
     return np.where(idf < 0, EPSILON * (occurring.mean() if len(occurring) else 0.0), idf)
-
-
-def _bounds(offsets: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    bounds, occurring = np.zeros(len(offsets) - 1), np.flatnonzero(np.diff(offsets))
-    if len(occurring):
-        bounds[occurring] = np.maximum.reduceat(weights, offsets[occurring]).clip(min=0)
-    return bounds

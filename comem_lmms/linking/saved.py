@@ -17,7 +17,7 @@ from comem_lmms.linking.postings import EPSILON, K1, B, Postings
 from comem_lmms.linking.titles import Texts
 from comem_lmms.linking.wordpiece import VOCABULARY
 
-FORMAT = 1  # a change of what is written, or of how weights are computed, needs another
+FORMAT = 2  # a change of what is written, or of how weights are computed, needs another
 MANIFEST = "manifest.json"
 
 

@@ -54,7 +54,8 @@ class KnowledgeArguments(Arguments):
     Attributes:
         knowledge: folder of the knowledge base, or ``micro`` for MicroSeek's.
         top_k: items a question is given; 0 means none.
-        retrieval: "clip", or the controls "oracle" (the right item first) and "wrong" (without the right item).
+        retrieval: "clip", or the controls "oracle" (the right item first) and "wrong" (without the right item), or the
+            folder of a retrieval run, with which neither the index nor its embedding model is loaded.
         clip, clip_pretrained: the open_clip model; by default the one the index was made with.
     """
 

@@ -27,14 +27,16 @@ from tqdm import tqdm
 
 from comem_lmms import __version__
 from comem_lmms.errors import UserError, one_line
-from comem_lmms.images import IMAGE_ERRORS, open_image
+from comem_lmms.fingerprints import checkpoint_fingerprint, folder_fingerprint
+from comem_lmms.images import images_of
 from comem_lmms.llm import FrozenLLM, is_text_only
 from comem_lmms.models import caching
 from comem_lmms.models.arguments import Arguments, parse
 from comem_lmms.models.delegate import Chat, delegate
 from comem_lmms.models.usage import Usage
+from comem_lmms.queries import query_of
 from comem_lmms.records import Hit, Query
-from comem_lmms.vlm import FrozenVLM, check_placement, images_of, read_config, weights_fingerprint
+from comem_lmms.vlm import FrozenVLM, check_placement, read_config
 
 
 class KnowledgeModel(lmms):
@@ -192,12 +194,13 @@ class KnowledgeModel(lmms):
     def _load_reader(self) -> None:
         if self.base:
             self._base = _load_base(self.base, self._base_arguments)
-            folder = str(self._base_arguments.get("pretrained", ""))
-            self.fingerprints["vlm"] = weights_fingerprint(folder) if Path(folder).is_dir() else f"{self.base} {folder}"
+            name = str(self._base_arguments.get("pretrained", ""))
+            is_folder = Path(name).is_dir()
+            self.fingerprints["vlm"] = folder_fingerprint(Path(name)) if is_folder else f"{self.base} {name}"
             return
         self.vlm = self.load_vlm()
         a = self.arguments
-        self.fingerprints["vlm"] = weights_fingerprint(a.pretrained, a.revision)
+        self.fingerprints["vlm"] = checkpoint_fingerprint(a.pretrained, a.revision)
 
     def _queries(self, requests: list[Instance], golds: list[str | None]) -> Iterator[Query]:
         """Every question once; notes the ids of their right items on the way."""
@@ -208,15 +211,7 @@ class KnowledgeModel(lmms):
 
     def _query(self, request: Instance) -> Query:
         _, doc_to_messages, _, doc_id, task, split = request.args
-        name = f"document {doc_id} of task {task}"
-        try:
-            doc = self.task_dict[task][split][doc_id]
-            messages = doc_to_messages(doc)
-            images = images_of(messages)
-            image = open_image(images[0]["url"]) if images else None
-        except IMAGE_ERRORS as error:
-            raise UserError(f"{name} cannot be read ({one_line(error)}); repair or remove it") from error
-        return Query(name, messages, image, doc.get("item_id"))
+        return query_of(self.task_dict[task][split], doc_id, doc_to_messages, task)
 
     def _answer(self, requests: list[Instance], hits: list[list[Hit]]) -> list[GenerationResult]:
         results: list[GenerationResult | None] = [None] * len(requests)

@@ -4,6 +4,10 @@ As of 0.7.3 the cache (1) keys an answer on model_args, so a knowledge base that
 be answered from the old one; (2) stores nothing until the model has answered everything; (3) never looks into a run
 that did not finish. For a model with a ``cache_fingerprint`` this module adds the fingerprint to the key, hands the
 requests over in portions, and reads what unfinished runs left.
+
+There is no public way: 0.7.3 makes the key when it builds the cache, of the names of the model and of its arguments
+alone, and asks the model for nothing. What we use of the cache's own is listed in ``PRIVATE`` and held by
+``test_lmms_eval_still_has_what_its_response_cache_is_extended_by``.
 """
 
 import hashlib
@@ -15,6 +19,9 @@ from typing import Any
 
 from lmms_eval.caching.response_cache import ResponseCache
 from loguru import logger
+
+# The hash in the key, the folder of --use_cache, and the folder of this run in it.
+PRIVATE = ("_model_fingerprint_hash", "_cache_root", "_run_dir")
 
 
 def install() -> None:

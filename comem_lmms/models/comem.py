@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from comem_lmms.errors import UserError
-from comem_lmms.files import tensors_fingerprint
+from comem_lmms.fingerprints import checkpoint_fingerprint
 from comem_lmms.memory import MemoryBank, fill, prefix
 from comem_lmms.models.arguments import Arguments, MemoryArguments
 from comem_lmms.models.knowledge import RetrievingModel
@@ -37,9 +37,8 @@ class CoMEM(RetrievingModel):
     def load_vlm(self) -> FrozenVLM:
         """Loads what answers, and what encodes unless a bank may make it needless."""
         vlm = self.parts.reader
-        if self.parts.compat == "reference":
-            # model_inf, or a text LLM: not the model that pretrained= names
-            self.fingerprints["reader"] = tensors_fingerprint(vlm.model.state_dict())
+        if self.arguments.reader:  # any other reader is of the memory encoder's files, or what pretrained= names
+            self.fingerprints["reader"] = checkpoint_fingerprint(self.arguments.reader)
         if self.parts.bank is None:
             _ = self.parts.encoder
         self.memories = self.parts.memories()

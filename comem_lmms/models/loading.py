@@ -4,13 +4,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from loguru import logger
+
 from comem_lmms import encoder, reference
 from comem_lmms.backbones import backbone
 from comem_lmms.encoder import MemoryEncoder
 from comem_lmms.errors import UserError
+from comem_lmms.fingerprints import checkpoint_fingerprint
 from comem_lmms.memory import MANIFEST, BankInfo, Memories, MemoryBank, ProcessMemories
 from comem_lmms.models.arguments import MemoryArguments
-from comem_lmms.vlm import FrozenVLM, hidden_size, load_processor, read_config, weights_fingerprint
+from comem_lmms.vlm import FrozenVLM, hidden_size, load_processor, read_config
 
 
 class Parts:
@@ -48,6 +51,12 @@ class Parts:
                 f"{self.bank.info.vlm_embeddings[:12]}), another checkpoint than pretrained={a.pretrained!r} "
                 f"({given[:12]}); give that VLM or another memory_bank"
             )
+        if self.is_reference:
+            assert self.source is not None
+            difference = reference.Checkpoint(self.source).reader_difference(vlm.model.state_dict())
+            if difference is not None:
+                found = f"differs from it by up to {difference:.2e} (quirk 3)" if difference else "equals it"
+                logger.info(f"pretrained={a.pretrained!r} answers; model_inf of {self.source!r} {found}")
         return vlm
 
     @cached_property
@@ -87,6 +96,11 @@ class Parts:
             "attention": a.attn_implementation,
             "revision": a.revision,
         }
+        if not a.reader and reference.Checkpoint(self.source).reader_names:
+            logger.info(
+                f"model_inf of {self.source!r} answers; how far it is from the base VLM (quirk 3) is measured by "
+                f"`comem-lmms convert {self.source} OUT --base {a.pretrained}`"
+            )
         return reference.load(self.source, a.pretrained, a.reader, **placement)
 
     @cached_property
@@ -98,8 +112,8 @@ class Parts:
             return self.bank.info.encoder
         processor = load_processor(a.pretrained, a.min_pixels, a.max_pixels, a.revision)
         return {
-            "memory_encoder": (weights_fingerprint if self.is_reference else encoder.fingerprint)(self.source),
-            "vlm": weights_fingerprint(a.pretrained, a.revision),
+            "memory_encoder": (reference if self.is_reference else encoder).fingerprint(self.source),
+            "vlm": checkpoint_fingerprint(a.pretrained, a.revision),
             "preprocessing": encoder.layout_fingerprint(processor, backbone(self._config.model_type)),
             "dtype": self._dtype(),
             "compat": self.compat,

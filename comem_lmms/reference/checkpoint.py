@@ -14,12 +14,14 @@ from safetensors import safe_open
 from torch import Tensor
 from transformers import AutoModelForImageTextToText
 
+from comem_lmms import fingerprints
 from comem_lmms.errors import UserError, one_line
 from comem_lmms.files import fetch, read_json
 from comem_lmms.resampler import Resampler, ResamplerConfig
 
 log = logging.getLogger(__name__)
 
+WEIGHTS = "model*.safetensors"
 RESAMPLER_PREFIX = "knowledge_processor."
 RELEASED_WIDTH = 16 * 224  # heads by their width, at 7B
 READER_PREFIX = "model_inf."
@@ -37,12 +39,10 @@ class Checkpoint:
     """
 
     def __init__(self, source: str | Path) -> None:
-        self.folder = fetch(str(source), "*.json", "*.safetensors")
-        files = sorted(self.folder.glob("model*.safetensors"))
+        self.folder = fetch(str(source), "*.json", WEIGHTS)
+        files = sorted(self.folder.glob(WEIGHTS))
         if not files:
-            raise UserError(
-                f"no checkpoint at {str(source)!r}: model*.safetensors is missing; give a folder or a Hub id"
-            )
+            raise UserError(f"no checkpoint at {str(source)!r}: {WEIGHTS} is missing; give a folder or a Hub id")
         self._files: dict[str, Any] = {}
         for path in files:
             try:
@@ -77,10 +77,36 @@ class Checkpoint:
         """Weights of the VLM that encodes, by today's names."""
         return {todays_name(name): self[name] for name in self.encoder_names}
 
+    @property
+    def reader_names(self) -> dict[str, str]:
+        """Names of the tensors of the VLM that reads (``model_inf``), by today's; empty where there is none."""
+        names = [name for name in self._files if name.startswith(READER_PREFIX)]
+        return {todays_name(name.removeprefix(READER_PREFIX)): name for name in names}
+
     def reader_weights(self) -> dict[str, Tensor]:
         """Weights of the VLM that reads, by today's names; empty where the checkpoint has none."""
-        names = [name for name in self._files if name.startswith(READER_PREFIX)]
-        return {todays_name(name.removeprefix(READER_PREFIX)): self[name] for name in names}
+        return {ours: self[name] for ours, name in self.reader_names.items()}
+
+    def reader_difference(self, base: Mapping[str, Tensor]) -> float | None:
+        """Largest absolute difference between ``model_inf`` and the base's weights, rounding to their dtypes left out.
+
+        Other than 0 it means that training changed the reader (quirk 3). One tensor is read at a time.
+
+        Raises:
+            UserError: the base lacks one of them, or has it in another shape.
+        """
+        largest = None
+        for ours, name in self.reader_names.items():
+            tuned, plain = self[name], base.get(ours)
+            if plain is None or plain.shape != tuned.shape:
+                raise UserError(f"{self.folder} has {name}, but its base not, or in another shape; give its own base")
+            tuned = tuned.to(plain.device)
+            if torch.equal(tuned.to(plain.dtype), plain):  # the base is loaded in a coarser dtype
+                largest = largest or 0.0
+            else:
+                change = change_of(tuned, plain).abs().nan_to_num(nan=torch.inf)
+                largest = max(largest or 0.0, change.max().item())
+        return largest
 
     def __getitem__(self, name: str) -> Tensor:
         return self._files[name].get_tensor(name)
@@ -97,11 +123,24 @@ class Checkpoint:
             )
 
 
+def fingerprint(source: str) -> str:
+    """Of all that encoder and reader are made of, wherever the checkpoint lies."""
+    folder = fetch(source, "config.json", WEIGHTS)
+    return fingerprints.fingerprint([folder / "config.json", *folder.glob(WEIGHTS)])
+
+
 def todays_name(name: str) -> str:
     """A weight's name in transformers 5, given that in 4.49."""
     if name.startswith("visual."):
         return f"model.{name}"
     return f"model.language_model.{name.removeprefix('model.')}" if name.startswith("model.") else name
+
+
+def change_of(tuned: Tensor, plain: Tensor) -> Tensor:
+    """What training added to a weight; what is only the rounding to another dtype is none."""
+    if torch.equal(plain.to(tuned.dtype), tuned):
+        return torch.zeros(())
+    return tuned.float() - plain.float()
 
 
 def resampler_name(name: str) -> str:

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from comem_lmms.encoder import CONFIG, MemoryEncoder, lora_targets
 from comem_lmms.errors import UserError
-from comem_lmms.reference.checkpoint import Checkpoint, todays_name
+from comem_lmms.reference.checkpoint import Checkpoint, change_of, todays_name
 from comem_lmms.vlm import FrozenVLM
 
 
@@ -72,10 +72,10 @@ def convert(source: str, base: str, out: str | Path, rank: int = 16, alpha: int 
     lora = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=0.05, target_modules=lora_targets(vlm))
     adapted = get_peft_model(vlm.model, lora)
     layers = {name: module for name, module in vlm.model.named_modules() if hasattr(module, "lora_A")}
-    report = Report(rank, reader=_reader_difference(checkpoint, plain))
+    report = Report(rank, reader=checkpoint.reader_difference(plain))
     for name in tqdm(checkpoint.encoder_names, desc="Converting", unit="weight"):
         ours = todays_name(name)
-        change = _change(checkpoint[name], plain[ours])
+        change = change_of(checkpoint[name], plain[ours])
         if not change.any():
             continue
         layer = layers.get(ours.removesuffix(".weight"))
@@ -111,13 +111,6 @@ def _check_covered(checkpoint: Checkpoint, plain: dict[str, Any], source: str, b
         )
 
 
-def _change(tuned: Tensor, plain: Tensor) -> Tensor:
-    """What training added; what is only the rounding to another dtype is none."""
-    if torch.equal(plain.to(tuned.dtype), tuned):
-        return torch.zeros(())
-    return tuned.float() - plain.float()
-
-
 def _factorise(change: Tensor, layer: Any, rank: int, scale: float) -> float:
     """Puts the best approximation of a rank into a layer's adapter; returns what it misses."""
     with torch.random.fork_rng(devices=[]):
@@ -129,8 +122,3 @@ def _factorise(change: Tensor, layer: Any, rank: int, scale: float) -> float:
         down.zero_()[: len(s)] = s.sqrt()[:, None] * v.T
         up.zero_()[:, : len(s)] = u * s.sqrt() / scale
     return ((change - (u * s) @ v.T).norm() / change.norm()).item()
-
-
-def _reader_difference(checkpoint: Checkpoint, base: dict[str, Any]) -> float | None:
-    weights = checkpoint.reader_weights()
-    return max((_change(t, base[n]).abs().max().item() for n, t in weights.items()), default=None)

@@ -19,16 +19,18 @@ RETRIEVALS = ("none", "clip", "oracle", "wrong")
 
 @dataclass(frozen=True)
 class Row:
-    """One run on one task. Percentages are out of 100; None means that the files do not tell.
+    """One run on one task, or on a group of tasks. Percentages are out of 100; None means that the files do not tell.
 
     Attributes:
         task, method: as lmms-eval calls them; model_args tells variants of a method apart.
-        retrieval: "none", "clip", "oracle" or "wrong".
-        accuracy, stderr: the task's first metric and its standard error, in percent.
+        retrieval: "none", "clip", "oracle" or "wrong"; the folder of a run whose answers all came from a cache.
+        accuracy, stderr: of the metric, in percent.
         questions: how many were asked.
         prompt_tokens, memory_vectors: a question, on average.
         seconds_per_question: retrieval, encoding and answering; encode_seconds is the share of encoding.
         recall_at_1, recall_at_k: how often the right item is the best, or among the k, in percent.
+        metric: as lmms-eval calls it.
+        tasks: those of a group, whose questions and costs are theirs together.
     """
 
     task: str
@@ -44,30 +46,39 @@ class Row:
     encode_seconds: float | None
     recall_at_1: float | None
     recall_at_k: float | None
+    metric: str = ""
+    tasks: Sequence[str] = ()
 
 
-def read_rows(folder: str | Path) -> list[Row]:
-    """The newest run of every task, model and model_args below a folder; methods in the order of the paper.
+def read_rows(folder: str | Path, metric: str | None = None) -> list[Row]:
+    """The newest run of every group, task, model and model_args below a folder; methods in the order of the paper.
+
+    Args:
+        folder: is searched with all folders below.
+        metric: as lmms-eval calls it, e.g. ``paper``; by default each task's first. Groups without it are left out.
 
     Raises:
-        UserError: there are no results, or a file is not what lmms-eval writes.
+        UserError: there are no results, none has the metric, or a file is not what lmms-eval writes.
     """
     files = sorted(Path(folder).rglob("*_results.json"), key=lambda path: path.name)
     if not files:
         raise UserError(f"no results of lmms-eval (*_results.json) under {folder}; run it with --output_path {folder}")
-    rows = {(row.task, row.method, row.model_args): row for path in files for row in _rows(path)}
+    rows = {(row.task, row.method, row.model_args): row for path in files for row in _rows(path, metric)}
+    if not any(row.metric for row in rows.values()):
+        known = sorted({name for path in files for name in _metrics(read_json(path))})
+        raise UserError(f"no task under {folder} has the metric {metric!r}; there are {', '.join(known)}")
     return sorted(rows.values(), key=_order)
 
 
-def retrieved_ids(folder: str | Path) -> set[str]:
-    """Ids of all items that the logged samples below a folder were given.
+def retrieved_ids(folder: str | Path, k: int | None = None) -> set[str]:
+    """Ids of all items that the logged samples below a folder were given, or of the best ``k`` of each.
 
     Raises:
         UserError: there are none.
     """
     files = sorted(Path(folder).rglob("*_samples_*.jsonl"))
     samples = [sample for path in files for sample in _usages(path)]
-    ids = {id_ for sample in samples for id_ in sample.get("retrieved", ())}
+    ids = {id_ for sample in samples for id_ in sample.get("retrieved", ())[:k]}
     if silent := sum("retrieved" not in sample for sample in samples):
         log.warning("%s of %s answers do not tell their items, since they came from --use_cache", silent, len(samples))
     if not ids:
@@ -85,54 +96,73 @@ def write_summary(rows: Sequence[Row], path: Path) -> None:
 
 
 def _order(row: Row) -> tuple[Any, ...]:
-    """By task; oracle and wrong retrieval, which are controls, after the rest."""
+    """Groups first, then by task; oracle and wrong retrieval, which are controls, after the rest."""
     retrieval = RETRIEVALS.index(row.retrieval) if row.retrieval in RETRIEVALS else len(RETRIEVALS)
     method = METHODS.index(row.method) if row.method in METHODS else len(METHODS)
-    return row.task, max(retrieval, 1), method, row.method, row.model_args
+    return not row.tasks, row.task, max(retrieval, 1), method, row.method, row.model_args
 
 
-def _rows(path: Path) -> Iterator[Row]:
+def _rows(path: Path, metric: str | None) -> Iterator[Row]:
     run = read_json(path)
     try:
-        yield from _task_rows(path, run)
+        for name, scores in run["results"].items():
+            tasks = _tasks(run, name)
+            chosen = metric or run["configs"][tasks[0]]["metric_list"][0]["metric"]
+            if name in run["configs"] or _has(scores, chosen):  # else a group without a mean
+                yield _row(path, run, name, tasks, chosen)
     except (KeyError, IndexError, AttributeError) as error:
         raise UserError(f"{path} lacks {error}: not a result file of lmms-eval 0.7; remove it") from error
 
 
-def _task_rows(path: Path, run: dict[str, Any]) -> Iterator[Row]:
-    config, configs = run["config"], run["configs"]
-    for task, scores in run["results"].items():
-        if task not in configs:  # a group
-            continue
-        metric = configs[task]["metric_list"][0]["metric"]
-        samples = _samples(path, task)
-        yield Row(
-            task=task,
-            method=config["model"],
-            model_args=_model_args(config["model_args"]),
-            retrieval=_retrieval(config["model"], _model_args(config["model_args"])),
-            accuracy=_percent(scores, f"{metric},"),
-            stderr=_percent(scores, f"{metric}_stderr,"),
-            questions=run["n-samples"][task]["effective"],
-            prompt_tokens=_mean(samples, lambda s: s["input_tokens"]),
-            memory_vectors=_mean(samples, lambda s: s["memory_vectors"]),
-            seconds_per_question=_mean(samples, lambda s: sum(s["seconds"].values())),
-            encode_seconds=_mean(samples, lambda s: s["seconds"].get("encode", 0.0)),
-            recall_at_1=_recall(samples, 1),
-            recall_at_k=_recall(samples, None),
-        )
+def _row(path: Path, run: dict[str, Any], name: str, tasks: list[str], metric: str) -> Row:
+    scores, model_args = run["results"][name], _model_args(run["config"]["model_args"])
+    samples = [sample for task in tasks for sample in _samples(path, task)]
+    return Row(
+        task=name,
+        method=run["config"]["model"],
+        model_args=model_args,
+        retrieval=_retrieval(run["config"]["model"], model_args, samples),
+        accuracy=_percent(scores, f"{metric},"),
+        stderr=_percent(scores, f"{metric}_stderr,"),
+        questions=sum(run["n-samples"][task]["effective"] for task in tasks),
+        prompt_tokens=_mean(samples, lambda s: s["input_tokens"]),
+        memory_vectors=_mean(samples, lambda s: s["memory_vectors"]),
+        seconds_per_question=_mean(samples, lambda s: sum(s["seconds"].values())),
+        encode_seconds=_mean(samples, lambda s: s["seconds"].get("encode", 0.0)),
+        recall_at_1=_recall(samples, 1),
+        recall_at_k=_recall(samples, None),
+        metric=metric if _has(scores, metric) else "",
+        tasks=[] if name in run["configs"] else tasks,
+    )
+
+
+def _tasks(run: dict[str, Any], name: str) -> list[str]:
+    """The tasks of a group and of the groups in it, or a task itself."""
+    if name in run["configs"]:
+        return [name]
+    return [task for member in run["group_subtasks"][name] for task in _tasks(run, member)]
+
+
+def _has(scores: dict[str, Any], metric: str) -> bool:
+    return any(key.startswith(f"{metric},") for key in scores)
+
+
+def _metrics(run: dict[str, Any]) -> set[str]:
+    names = {key.partition(",")[0] for scores in run["results"].values() for key in scores if "," in key}
+    return {name for name in names if "_stderr" not in name}
 
 
 def _model_args(given: str | dict[str, Any]) -> str:
     return given if isinstance(given, str) else ",".join(f"{key}={value}" for key, value in given.items())
 
 
-def _retrieval(method: str, model_args: str) -> str:
-    """From the arguments, since answers from a cache do not tell."""
+def _retrieval(method: str, model_args: str, samples: list[dict[str, Any]]) -> str:
+    """From the arguments, since answers from a cache do not tell; but of a retrieval run they give the folder."""
     if method not in METHODS[1:]:
         return "none"
-    given = dict(part.split("=", 1) for part in model_args.split(",") if "=" in part)
-    return given.get("retrieval", "clip")
+    given = dict(part.split("=", 1) for part in model_args.split(",") if "=" in part).get("retrieval", "clip")
+    told = (str(sample["retrieval"]) for sample in samples if "retrieval" in sample)
+    return given if given in RETRIEVALS else next(told, given)
 
 
 def _samples(path: Path, task: str) -> list[dict[str, Any]]:

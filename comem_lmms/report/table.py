@@ -18,7 +18,7 @@ COLUMNS = (
 
 
 def render(rows: Sequence[Row]) -> str:
-    """One table a task; a dash where nothing is known or nothing applies."""
+    """One table a group or task; a dash where nothing is known or nothing applies."""
     tasks = list(dict.fromkeys(row.task for row in rows))
     return "\n\n".join(_table(task, [row for row in rows if row.task == task]) for task in tasks)
 
@@ -34,7 +34,9 @@ def _table(task: str, rows: Sequence[Row]) -> str:
     ]
     rule = "|" + "|".join("-" * (w + 2) if i < 2 else "-" * (w + 1) + ":" for i, w in enumerate(widths)) + "|"
     questions = ", ".join(sorted({str(row.questions) for row in rows}))
-    return "\n".join([f"{task}, {questions} questions", "", lines[0], rule, *lines[1:]])
+    metrics = "".join(f", {metric}" for metric in sorted({row.metric for row in rows}) if metric)
+    tasks = f" ({', '.join(rows[0].tasks)})" if rows[0].tasks else ""
+    return "\n".join([f"{task}{tasks}, {questions} questions{metrics}", "", lines[0], rule, *lines[1:]])
 
 
 def _align(text: str, width: int, column: int) -> str:
@@ -45,7 +47,7 @@ def _method(row: Row, rows: Sequence[Row]) -> str:
     """The method, with its arguments where others of the same name and retrieval are in the table."""
     if sum((row.method, row.retrieval) == (other.method, other.retrieval) for other in rows) == 1:
         return row.method
-    given = ",".join(part for part in row.model_args.split(",") if not part.startswith("retrieval="))
+    given = ",".join(part for part in row.model_args.split(",") if part != f"retrieval={row.retrieval}")
     return f"{row.method} {given}".strip()
 
 

@@ -71,7 +71,7 @@ class Embeddings:
 
     @property
     def _remedy(self) -> str:
-        return f"remove {self.folder} and run `comem-lmms kb embed {self.folder.parent}` again"
+        return f"remove {self.folder} and run `comem-lmms kb embed {self.folder.parent} --clip MODEL` again"
 
     def _shard(self, number: int) -> np.ndarray:
         path = self.folder / file_name(number)
@@ -91,7 +91,7 @@ class Embeddings:
         if not (folder / MANIFEST).is_file():
             raise UserError(
                 f"knowledge base {knowledge.folder} has no finished embeddings; run `comem-lmms kb embed "
-                f"{knowledge.folder}`"
+                f"{knowledge.folder} --clip MODEL`"
             )
         embeddings = cls(folder, read_json(folder / MANIFEST))
         check_base(folder, embeddings.about, knowledge)
@@ -124,5 +124,5 @@ def check_base(folder: Path, about: dict[str, Any], knowledge: KnowledgeBase) ->
         raise UserError(
             f"embeddings {folder} belong to knowledge base {str(about.get('knowledge'))[:12]}, not to "
             f"{knowledge.fingerprint[:12]} in {knowledge.folder}; remove {folder} and run `comem-lmms kb embed "
-            f"{knowledge.folder}` again"
+            f"{knowledge.folder} --clip MODEL` again"
         )

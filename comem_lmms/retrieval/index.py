@@ -148,8 +148,8 @@ class Index:
             raise UserError(
                 f"the index was made with open_clip model {self.about['clip']!r} (fingerprint "
                 f"{str(self.about['clip_fingerprint'])[:12]}) but {embedder.name!r} ({embedder.fingerprint[:12]}) is to"
-                " search it; use the model of the index, or make embeddings and index again with `comem-lmms kb embed` "
-                "and `comem-lmms kb index`"
+                " search it; use the model of the index, or make embeddings and index again with `comem-lmms kb embed "
+                "--clip` and `comem-lmms kb index`"
             )
 
 
@@ -187,8 +187,8 @@ def _checked(folder: Path, knowledge: KnowledgeBase) -> dict[str, Any]:
     path = folder / "index.faiss"
     if not (folder / "index.json").is_file() or not path.is_file():
         raise UserError(
-            f"knowledge base {knowledge.folder} has no index; run `comem-lmms kb embed {knowledge.folder}` and then "
-            f"`comem-lmms kb index {knowledge.folder}`"
+            f"knowledge base {knowledge.folder} has no index; run `comem-lmms kb embed {knowledge.folder} --clip MODEL` "
+            f"and then `comem-lmms kb index {knowledge.folder}`"
         )
     about = read_json(folder / "index.json")
     if about.get("items") != len(knowledge):

@@ -7,18 +7,17 @@ Besides CLIP retrieval there are two controls. Both start from the CLIP ranking 
 import hashlib
 from collections.abc import Iterable, Iterator
 from itertools import islice
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from PIL import Image
 
 from comem_lmms.errors import UserError
 from comem_lmms.knowledge import KnowledgeBase
-from comem_lmms.records import Hit, Query
+from comem_lmms.queries import check_image
+from comem_lmms.records import KINDS, Hit, Query
 from comem_lmms.retrieval.clip import ClipEmbedder
 from comem_lmms.retrieval.index import Index
-
-Retrieval = Literal["clip", "oracle", "wrong"]
 
 
 class Retriever:
@@ -29,6 +28,7 @@ class Retriever:
         kind: "clip", or one of the controls "oracle" and "wrong".
         clip, pretrained: the embedding model; by default the one the index was made with.
         top_k: what will be asked for, to be checked at once.
+        per_image: items of one image that are taken at most; all by default.
 
     Raises:
         UserError: ``kind`` is unknown, the index is missing or does not fit the base or the embedding model, or has not
@@ -43,10 +43,13 @@ class Retriever:
         pretrained: str | None = None,
         device: str | torch.device = "cpu",
         top_k: int = 0,
+        per_image: int | None = None,
     ) -> None:
-        if kind not in get_args(Retrieval):
-            raise UserError(f"retrieval={kind!r} is unknown; choose one of {', '.join(get_args(Retrieval))}")
-        self.knowledge, self.kind = knowledge, kind
+        if kind not in KINDS:
+            raise UserError(
+                f"retrieval={kind!r} is unknown; choose one of {', '.join(KINDS)}, or the folder of a retrieval run"
+            )
+        self.knowledge, self.kind, self.per_image = knowledge, kind, per_image
         self._index = Index.open(knowledge)
         self._check(top_k)
         about: dict[str, Any] = self._index.about
@@ -56,9 +59,15 @@ class Retriever:
         self._index.check_embedder(self._embedder)
 
     @property
+    def about(self) -> dict[str, Any]:
+        """Of the index: what it was made of, and with which embedding model."""
+        return self._index.about
+
+    @property
     def fingerprint(self) -> str:
         """What the hits depend on: the knowledge base, the embedding model and the kind of retrieval."""
-        parts = (self.kind, self.knowledge.fingerprint, self._embedder.fingerprint, str(self._index.about["index"]))
+        index = str(self._index.about["index"])
+        parts = (self.kind, self.knowledge.fingerprint, self._embedder.fingerprint, index, str(self.per_image))
         return hashlib.sha256(" ".join(parts).encode()).hexdigest()
 
     def search(self, queries: Iterable[Query], k: int) -> Iterator[list[Hit]]:
@@ -79,9 +88,10 @@ class Retriever:
                 answered += 1
 
     def _hits(self, images: list[int], scores: list[float]) -> Iterator[Hit]:
-        """All items that the images serve; those of one image in their order in the base."""
+        """The items that the images serve; those of one image in their order in the base."""
         for image, score in zip(images, scores, strict=True):
-            yield from (Hit(self.knowledge.id(row), row, score) for row in self.knowledge.rows_of(image))
+            rows = [] if image < 0 else self.knowledge.rows_of(image)  # -1 where the index found no more
+            yield from (Hit(self.knowledge.id(row), row, score) for row in rows[: self.per_image])
 
     def _check(self, k: int) -> None:
         available = self.knowledge.n_pictured - (self.kind == "wrong")
@@ -106,9 +116,5 @@ class Retriever:
 
 
 def _image_and_note(query: Query, golds: list[str | None]) -> Image.Image:
-    if query.image is None:
-        raise UserError(
-            f"{query.name} has no image, and retrieval is by image; use --model baseline for tasks without images"
-        )
     golds.append(query.gold)
-    return query.image
+    return check_image(query)

@@ -3,8 +3,9 @@
 
 def exact_match(prediction: str, reference: str) -> float:
     """1.0 if both are the same up to case, surrounding space and one full stop at the end."""
-    return float(_normalise(prediction) == _normalise(reference))
+    return float(normalise(prediction) == normalise(reference))
 
 
-def _normalise(text: str) -> str:
+def normalise(text: str) -> str:
+    """Without case, surrounding space and one full stop at the end."""
     return text.strip().removesuffix(".").strip().casefold()

@@ -4,7 +4,7 @@ import re
 import string
 
 from comem_lmms.scoring.extraction import paper_extract
-from comem_lmms.scoring.vqa_tables import ARTICLES, NUMBER_WORDS, PUNCTUATION, contractions
+from comem_lmms.scoring.vqa_tables import ARTICLES, CONTRACTIONS, NUMBER_WORDS, PUNCTUATION
 
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)  # ASCII only: ’ “ – ， 。 survive
 _ARTICLE = re.compile(r"\b(a|an|the)\b")
@@ -61,7 +61,7 @@ def vqa_punctuation(text: str) -> str:
 def vqa_digits(text: str) -> str:
     """Lower case, number words up to ten as digits, no articles, apostrophes put into contractions, single spaces."""
     words = (NUMBER_WORDS.get(word, word) for word in text.lower().split())
-    return " ".join(contractions().get(word, word) for word in words if word not in ARTICLES)
+    return " ".join(CONTRACTIONS.get(word, word) for word in words if word not in ARTICLES)
 
 
 def lmms_eval(text: str) -> str:

@@ -1,13 +1,11 @@
-"""The tables of VQA's official normaliser (`vqaEval.py`): contractions, number words, articles and punctuation.
+"""The tables of VQA's official normaliser (`vqaEval.py` of GT-Vision-Lab/VQA): contractions, number words, articles and
+punctuation.
 
-The contractions are lmms-eval's, whose table is the official one, slips included, since scores depend on them:
-`somebody'd` loses its apostrophe, `Im` and other capitals never match a lower-cased word, `let's` maps to itself.
+Slips of the original are kept, since scores depend on them: `somebody'd` loses its apostrophe, `Im` and other capitals
+never match a lower-cased word, `let's` and `she's` map to themselves while `lets` and `shes` stay as they are.
 """
 
-import importlib.util
-import runpy
 from collections.abc import Mapping
-from functools import cache
 from types import MappingProxyType
 
 _WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
@@ -15,13 +13,24 @@ NUMBER_WORDS: Mapping[str, str] = MappingProxyType({"none": "0"} | {word: str(n)
 ARTICLES = ("a", "an", "the")
 PUNCTUATION = (";", "/", "[", "]", '"', "{", "}", "(", ")", "=", "+", "\\", "_", "-", ">", "<", "@", "`", ",", "?", "!")
 
-
-@cache
-def contractions() -> Mapping[str, str]:
-    """`dont` to `don't`, and so on, 120 of them.
-
-    The one file is read that holds them: importing the package around it would take seconds.
-    """
-    (package,) = importlib.util.find_spec("lmms_eval").submodule_search_locations  # type: ignore[union-attr, misc]
-    namespace = runpy.run_path(f"{package}/tasks/_task_utils/vqa_eval_metric.py")
-    return MappingProxyType(dict(namespace["EvalAIAnswerProcessor"].CONTRACTIONS))
+# Each is found with one of its apostrophes missing, whichever: y'alld've is y'all'd've, but yalld've is not.
+_CONTRACTED = """
+ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't haven't he'd he'd've
+he's how'd how'll how's I'd've I'm I've isn't it'd it'd've it'll ma'am might've mightn't mightn't've must've mustn't
+needn't not've o'clock oughtn't 'ow's'at shan't she'd've should've shouldn't shouldn't've somebody'd've somebody'll
+somebody's someone'd someone'd've someone'll someone's something'd something'd've something'll that's there'd
+there'd've there're there's they'd they'd've they'll they're they've 'twas wasn't we'd've we've weren't what'll
+what're what's what've when's where'd where's where've who'd who'd've who'll who's who've why'll why're why's won't
+would've wouldn't wouldn't've y'all y'all'd've y'all'll you'd you'd've you'll you're you've
+"""
+_SLIPS = {"somebody'd": "somebodyd", "let's": "let's", "she's": "she's"}
+# "dont" to "don't", and so on, 120 of them.
+CONTRACTIONS: Mapping[str, str] = MappingProxyType(
+    {
+        word[:at] + word[at + 1 :]: word
+        for word in _CONTRACTED.split()
+        for at, letter in enumerate(word)
+        if letter == "'"
+    }
+    | _SLIPS
+)

@@ -20,6 +20,11 @@ def direct_target(doc: Doc) -> str:
     return Counter(aokvqa.direct_answers(doc["direct_answers"])).most_common(1)[0][0]
 
 
+def direct_answers(doc: Doc) -> list[str]:
+    """All answers that people gave."""
+    return aokvqa.direct_answers(doc["direct_answers"])
+
+
 def process_direct(doc: Doc, results: Sequence[str]) -> dict[str, float]:
     """A difficult question has no official score."""
     answers = aokvqa.direct_answers(doc["direct_answers"])

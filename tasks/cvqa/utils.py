@@ -108,6 +108,16 @@ def doc_to_target(doc: Doc) -> str:
     return str(doc["Label"] + 1)
 
 
+def right_option(doc: Doc) -> str:
+    """The text of the right option, in the question's language."""
+    return doc["Options"][doc["Label"]]
+
+
+def language(doc: Doc) -> str:
+    """The language of a document's subset, which is the text of a pair: "('Spanish', 'Chile')"."""
+    return doc["Subset"].strip("()").split(",")[0].strip("'")
+
+
 def process_results(doc: Doc, results: Sequence[str]) -> dict[str, Any]:
     """Both metrics as the mean over subsets, over questions, and of the document's subset."""
     subset = NAMES.get(doc["Subset"], doc["Subset"])

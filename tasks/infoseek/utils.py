@@ -37,6 +37,11 @@ def process_translated(doc: Doc, results: Sequence[str]) -> dict[str, Any]:
     return {**process_results(doc, results), **translated}
 
 
+def either_answers(doc: Doc) -> list[str]:
+    """The English answers and the translated ones, by which retrieval is measured: items are in many languages."""
+    return [*doc["answer_eval"], *doc["answer_eval_translated"]]
+
+
 def process_split(doc: Doc, results: Sequence[str]) -> dict[str, Any]:
     """Both metrics where all documents are of one split."""
     scores = _scores(doc, results[0], doc["answer_eval"])

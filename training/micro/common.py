@@ -2,7 +2,8 @@
 
 import json
 import time
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from tqdm import tqdm
 from comem_lmms.microseek import world
 
 START = time.monotonic()
+PATIENCE = 0.4  # of a schedule's steps, to wait at most
 
 
 def training_realms(seed: int, n: int) -> list[world.Realm]:
@@ -44,9 +46,33 @@ def train(parameters: list[nn.Parameter], losses: Iterable[tuple[int, Tensor]], 
             nn.utils.clip_grad_norm_(parameters, 1.0)
             optimizer.step()
             curve.append(loss.item())
-            bar.set_postfix_str(f"loss {np.mean(curve[-50:]):.3f}", refresh=False)
+            bar.set_postfix_str(f"step {len(curve)}, loss {np.mean(curve[-50:]):.3f}", refresh=step < bar.n)
             bar.update(step + 1 - bar.n)
     return curve
+
+
+def waiting(
+    loss_at: Callable[[int], Tensor], steps: int, ends: Collection[int], learnt: float
+) -> Iterator[tuple[int, Tensor]]:
+    """Positions 0 to ``steps - 1`` of a schedule and their losses; at ``ends`` it waits until enough is learnt.
+
+    Seeds differ in how soon they find out how to do a thing. What was not learnt on easy pages is not made up for on
+    hard ones, so the last position of an easy stage comes again and again, for `PATIENCE` of the steps at most.
+
+    Args:
+        loss_at: the loss at a position.
+        steps: the schedule's length.
+        ends: positions to wait at.
+        learnt: mean of the last 50 losses to wait for.
+    """
+    recent: deque[float] = deque(maxlen=50)
+    for step in range(steps):
+        for _ in range(1 + int(PATIENCE * steps) * (step in ends)):
+            loss = loss_at(step)
+            yield step, loss
+            recent.append(loss.item())
+            if np.mean(recent) <= learnt:
+                break
 
 
 def write_log(folder: Path, settings: dict[str, object], curve: list[float], **measured: float) -> None:

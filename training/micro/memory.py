@@ -13,15 +13,16 @@ from pathlib import Path
 
 import torch
 from comem_lmms.training.micro.chats import Stage, answer_mask, apart, make_chat
-from comem_lmms.training.micro.common import train, training_realms, write_log
+from comem_lmms.training.micro.common import train, training_realms, waiting, write_log
 from numpy.random import RandomState
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from comem_lmms.encoder import MemoryEncoder
+from comem_lmms.images import images_of
 from comem_lmms.microseek.world import Realm
 from comem_lmms.resampler import ResamplerConfig
-from comem_lmms.vlm import FrozenVLM, images_of
+from comem_lmms.vlm import FrozenVLM
 
 RESAMPLER = ResamplerConfig(
     dim=160, input_dim=160, n_vectors=8, depth=4, heads=5, dim_head=32, init_std=0.08, init_scale=0.08
@@ -32,6 +33,7 @@ N_REALMS = 256
 SHORT = Stage(pages=1, facts=4, questions=4, images=False, batch=48)
 LONGER = Stage(pages=1, facts=8, questions=8, images=True, batch=32)
 FULL = Stage(pages=1, facts=12, questions=4, images=True, batch=24)
+READ = 0.15  # loss at which memories of a stage count as read
 HELD_OUT = 10  # batches to measure on
 
 
@@ -66,15 +68,18 @@ def _others(rng: RandomState, i: int, batch: int, n: int) -> list[int]:
     return [int(j) for j in rng.permutation(batch)[: n + 1] if j != i][:n]
 
 
-def losses(encoder: MemoryEncoder, seed: int, steps: int) -> Iterator[Tensor]:
-    """One loss a step: short pages in the first tenth, longer ones in the second, then full ones, 1 to 4 memories."""
+def losses(encoder: MemoryEncoder, seed: int, steps: int) -> Iterator[tuple[int, Tensor]]:
+    """Positions and losses: short pages in the first tenth, longer in the second, then full ones, 1 to 4 memories."""
     rng = RandomState(seed)
     realms = training_realms(seed, N_REALMS)
-    for step in range(steps):
+
+    def loss_at(step: int) -> Tensor:
         stage, k = FULL, int(rng.choice([1, 2, 3, 4], p=[0.15, 0.25, 0.45, 0.15]))
         if step < 0.2 * steps:
             stage, k = SHORT if step < 0.1 * steps else LONGER, 1
-        yield cross_entropy(*predict(encoder, rng, realms, stage, k))
+        return cross_entropy(*predict(encoder, rng, realms, stage, k))
+
+    return waiting(loss_at, steps, {int(0.1 * steps) - 1, int(0.2 * steps) - 1}, READ)
 
 
 @torch.inference_mode()
@@ -105,7 +110,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.manual_seed(args.seed)
     encoder = MemoryEncoder.create(FrozenVLM.load(args.vlm, device="cpu"), RESAMPLER, dropout=0.0)
-    curve = train(encoder.parameters(), enumerate(losses(encoder, args.seed, args.steps)), args.steps, args.lr)
+    curve = train(encoder.parameters(), losses(encoder, args.seed, args.steps), args.steps, args.lr)
     encoder.save(args.out)
     settings = {"seed": args.seed, "steps": args.steps, "lr": args.lr}
     write_log(args.out, settings, curve, **held_out(encoder, args.seed, HELD_OUT))

@@ -11,30 +11,27 @@ in as many again.
 
 import argparse
 import logging
-from collections import deque
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
-import numpy as np
 import torch
 from comem_lmms.training.micro.chats import Chat, Stage, answer_mask, make_chat
-from comem_lmms.training.micro.common import train, training_realms, write_log
+from comem_lmms.training.micro.common import train, training_realms, waiting, write_log
 from comem_lmms.training.micro.tokenizer import make_processor, spaced_pairs
 from numpy.random import RandomState
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
 
+from comem_lmms.images import images_of
 from comem_lmms.microseek.world import Realm
 from comem_lmms.prompts import rag_messages
-from comem_lmms.vlm import images_of
 
 Model = Qwen2_5_VLForConditionalGeneration
 
 TEXT_WEIGHT = 0.5  # of the loss on every word; a page repeats its realm's name, which teaches to copy
-READ = 0.17  # mean loss of 50 steps at which pages count as read; most of what is left are words that none can foretell
-PATIENCE = 0.4  # of the steps, to wait for that at most
+READ = 0.17  # loss at which pages count as read; most of what is left are words that none can foretell
 N_REALMS = 256  # emblems seen in training; pages are made up afresh for every sequence
 
 
@@ -110,28 +107,17 @@ def chat_loss(model: Model, processor: Qwen2_5_VLProcessor, chats: list[Chat]) -
 
 
 def reading_losses(model: Model, processor: Qwen2_5_VLProcessor, seed: int, steps: int) -> Iterator[tuple[int, Tensor]]:
-    """Positions and losses: short pages in the first 40 %, longer ones to 50 %, then none to three full pages.
-
-    Seeds differ in how soon they find out how to read. What was not learnt on the easier pages is not made up for on
-    the harder ones, so the schedule waits at the end of the short and of the longer ones until they are read.
-    """
+    """Positions and losses: short pages in the first 40 %, longer ones to 50 %, then none to three full pages."""
     rng = RandomState(seed)
     realms = training_realms(seed, N_REALMS)
-    ends = {int(0.4 * steps) - 1, int(0.5 * steps) - 1}
-    recent: deque[float] = deque(maxlen=50)
-    step = waited = 0
-    while step < steps:
+
+    def loss_at(step: int) -> Tensor:
         stage = FULL[int(rng.choice(4, p=[0.04, 0.36, 0.2, 0.4]))]
         if step < 0.5 * steps:
             stage = SHORT if step < 0.4 * steps else LONGER
-        loss = _loss(model, processor, rng, realms, stage)
-        yield step, loss
-        recent.append(loss.item())
-        if step in ends and np.mean(recent) > READ and waited < PATIENCE * steps:
-            waited += 1
-        else:
-            step += 1
-            waited = 0
+        return _loss(model, processor, rng, realms, stage)
+
+    return waiting(loss_at, steps, {int(0.4 * steps) - 1, int(0.5 * steps) - 1}, READ)
 
 
 def choosing_losses(model: Model, processor: Qwen2_5_VLProcessor, seed: int, phase: int) -> Iterator[Tensor]:

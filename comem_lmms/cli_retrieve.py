@@ -1,0 +1,93 @@
+"""``comem-lmms retrieve`` and ``comem-lmms retrieval``: retrieval runs made and measured."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from comem_lmms.records import KINDS
+
+
+def add(commands: Any) -> None:
+    """Adds the commands to the parser's."""
+    retrieve = commands.add_parser("retrieve", help="search for the questions of tasks once, for every method to use")
+    retrieve.add_argument("knowledge", help="folder of the knowledge base, with its index, or micro for MicroSeek's")
+    retrieve.add_argument("--tasks", required=True, help="as for lmms-eval: names of tasks and groups, with commas")
+    retrieve.add_argument("--top-k", type=_positive, default=20, metavar="K", help="items a question (%(default)s)")
+    retrieve.add_argument("--out", type=Path, required=True, metavar="RUN", help="folder to write; gone on with")
+    retrieve.add_argument("--kind", choices=KINDS, default="clip", help="the last two are controls (%(default)s)")
+    retrieve.add_argument("--limit", type=_positive, metavar="N", help="only the first N documents of each task")
+    retrieve.add_argument("--per-image", type=_positive, metavar="N", help="at most N items of one image")
+    retrieve.add_argument("--include_path", metavar="DIR", help="folder with more tasks, as for lmms-eval")
+    retrieve.add_argument("--clip", help="where the open_clip model of the index is found, if it has moved")
+    retrieve.add_argument("--pretrained", help="its open_clip pretrained tag")
+    retrieve.add_argument("--device", help="by default a GPU if there is one")
+    retrieve.set_defaults(run=_retrieve)
+
+    retrieval = commands.add_parser("retrieval", help="work on a retrieval run").add_subparsers(
+        required=True, metavar="ACTION"
+    )
+    measure = retrieval.add_parser("eval", help="print how often a retrieval run finds what it should")
+    measure.add_argument("folder", type=Path, metavar="RUN", help="what `comem-lmms retrieve` wrote")
+    measure.add_argument("--knowledge", help="folder of the knowledge base; by default where it was searched")
+    measure.add_argument("--format", choices=("md", "json", "csv"), default="md", help="(%(default)s)")
+    measure.set_defaults(run=_eval)
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number of at least 1")
+    return int(text)
+
+
+def _retrieve(arguments: argparse.Namespace) -> None:
+    from loguru import logger
+
+    from comem_lmms import micro
+    from comem_lmms.harness import documents
+    from comem_lmms.knowledge import KnowledgeBase
+    from comem_lmms.retrieve import check, retrieve
+
+    logger.remove()  # lmms-eval tells about every file that it reads; errors come as UserError
+    knowledge = KnowledgeBase.open(micro.resolve(arguments.knowledge, "knowledge"))
+    tasks = documents(arguments.tasks.split(","), arguments.limit, arguments.include_path)
+    check(arguments.out, arguments.kind, tasks)
+
+    import torch
+
+    from comem_lmms.retrieval import Retriever
+
+    device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    retriever = Retriever(
+        knowledge, arguments.kind, arguments.clip, arguments.pretrained, device, arguments.top_k, arguments.per_image
+    )
+    about = retrieve(arguments.out, tasks, retriever, arguments.top_k).manifest
+    print(
+        f"{arguments.out}: {about['queries']} different queries of {about['documents']} documents "
+        f"({about['without_image']} without an image, which have no hits), {about['fewer_than_k']} with fewer than "
+        f"{about['k']} hits, fingerprint {about['fingerprint'][:12]}"
+    )
+
+
+def _eval(arguments: argparse.Namespace) -> None:
+    from comem_lmms import micro
+    from comem_lmms.knowledge import KnowledgeBase
+    from comem_lmms.runs import Run
+    from comem_lmms.runs.recall import recall
+    from comem_lmms.runs.table import as_csv, as_json, markdown
+
+    run = Run.open(arguments.folder)
+    folder = Path(micro.resolve(arguments.knowledge or run.manifest["knowledge"]["folder"], "knowledge"))
+    knowledge = KnowledgeBase.open(folder) if arguments.knowledge or folder.is_dir() else None
+    rows = recall(run, knowledge)
+    render = {"md": lambda: markdown(rows, run.k), "json": lambda: as_json(rows), "csv": lambda: as_csv(rows)}
+    print(render[arguments.format]())
+    if arguments.format != "md":
+        return
+    about = run.manifest
+    print(
+        f"\n{about['kind']} retrieval by {about['query']}, {about['k']} items a question; of {about['documents']} "
+        f"documents {about['without_image']} have no image and are not counted, and {about['fewer_than_k']} of "
+        f"{about['queries']} different queries have fewer hits"
+    )
+    if knowledge is None:
+        print(f"entity and answer are not measured, since {folder} is not there; give --knowledge")

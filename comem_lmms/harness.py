@@ -1,0 +1,99 @@
+"""Tasks of lmms-eval by their names, loaded as it loads them, their documents with what can be asked of them out."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from difflib import get_close_matches
+from typing import Any
+
+from comem_lmms.errors import UserError, one_line
+from comem_lmms.queries import query_of
+from comem_lmms.records import Query
+from comem_lmms.runs.facts import Declared, Facts, declared, facts
+
+
+class Documents:
+    """The documents of a task that a run of lmms-eval would ask.
+
+    Attributes:
+        task: its name.
+        declared: what the task says of its documents' right answers, as in `facts`.
+    """
+
+    def __init__(self, task: str, loaded: Any, limit: int | None = None) -> None:
+        self.task = task
+        self.declared: Declared = declared(task, loaded.config.metadata)
+        self._loaded = loaded
+        self._all, self._texts = loaded.eval_docs, loaded.eval_docs_no_media
+        self._limit = limit
+
+    def __len__(self) -> int:
+        return len(self._all) if self._limit is None else min(self._limit, len(self._all))
+
+    @property
+    def columns(self) -> list[str]:
+        """Of the documents, without images."""
+        return list(self._texts.column_names)
+
+    def query(self, number: int) -> Query:
+        """What a document asks, as `query_of` has it."""
+        return query_of(self._all, number, self._loaded.doc_to_messages, self.task)
+
+    def facts(self, number: int) -> Facts:
+        """What a document tells about its right answer."""
+        return facts(self._texts[number], self.declared)
+
+
+def documents(names: Sequence[str], limit: int | None = None, include_path: str | None = None) -> list[Documents]:
+    """The documents of tasks and of all tasks of groups, each task once.
+
+    Args:
+        names: of tasks, groups and tags, or patterns, as for ``--tasks``.
+        limit: so many of each task, from the first.
+        include_path: a folder with more tasks.
+
+    Raises:
+        UserError: there is no such task, or it is of a kind that has no chat to ask.
+        SystemExit: data of a task of ours is missing, which is printed.
+    """
+    import lmms_eval.models  # noqa: F401  # loads the plugins, ours too
+    from lmms_eval.tasks import TaskManager
+    from lmms_eval.utils import pattern_match
+
+    # Which model asks decides how a question is worded, not what its image is.
+    manager = TaskManager(include_path=include_path, model_name="vanilla_rag")
+    found = manager.match_tasks(list(names))
+    for name in names:
+        if not pattern_match([name], manager.all_tasks):
+            close = ", ".join(get_close_matches(name, manager.all_tasks, n=3)) or "`lmms-eval --tasks list`"
+            raise UserError(f"lmms-eval has no task {name!r}; did you mean {close}?")
+    tasks = dict(_single(load(manager, found)))
+    for name, task in tasks.items():
+        if not hasattr(task, "doc_to_messages"):
+            raise UserError(f"task {name} is a class of its own without doc_to_messages; it has no chat to ask")
+    return [Documents(name, task, limit) for name, task in sorted(tasks.items())]
+
+
+def load(manager: Any, names: list[str]) -> Mapping[Any, Any]:
+    """Tasks with their data, as lmms-eval's ``load_task_or_group`` gives them.
+
+    Raises:
+        UserError: the data cannot be loaded.
+    """
+    from tenacity import RetryError
+
+    try:
+        return manager.load_task_or_group(names, "chat")
+    except (ImportError, RetryError) as error:  # lmms-eval's wrapping of what went wrong
+        cause = error.last_attempt.exception() if isinstance(error, RetryError) else error.__cause__ or error
+        if isinstance(cause, UserError):
+            raise cause from error
+        told = one_line(cause or error)
+        raise UserError(f"the documents of task {', '.join(names)} cannot be loaded ({told})") from error
+
+
+def _single(tasks: Mapping[Any, Any]) -> Iterator[tuple[str, Any]]:
+    """The tasks by name; those of a group are in a dictionary of their own."""
+    for name, task in tasks.items():
+        if isinstance(task, Mapping):
+            yield from _single(task)
+        else:
+            yield str(name), task

@@ -1,0 +1,105 @@
+"""What a source gives: candidates for a knowledge base and rows that cannot be one, each with the place after it."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+
+class Candidate(NamedTuple):
+    """A row of a source, before any filter and without its image being looked at.
+
+    Attributes:
+        id: where ids are not the source's own, made of the file and the place in it.
+        title, text, language: as in `Row`.
+        source: as in `Row`.
+        image: the bytes of a file, a URL, the path of a file, or None for an item without one.
+        mime, width, height: of the image as the source declares them; "" and None where it does not.
+    """
+
+    id: str
+    title: str
+    text: str
+    language: str
+    source: str
+    image: bytes | str | Path | None
+    mime: str = ""
+    width: int | None = None
+    height: int | None = None
+
+
+class Reject(NamedTuple):
+    """What was left out because something is wrong with it.
+
+    Attributes:
+        place: the file and the line or row.
+        kind: one of a few words, to count by.
+        detail: for people.
+    """
+
+    place: str
+    kind: str
+    detail: str = ""
+
+
+# Kinds of rejects after which a file has no more rows.
+TRUNCATED, DAMAGED = ENDS = ("file_truncated", "file_damaged")
+
+
+class Read(NamedTuple):
+    """What was found, and where to go on after it, as JSON."""
+
+    position: Any
+    found: Candidate | Reject
+
+
+class Part(NamedTuple):
+    """One file of a source.
+
+    Attributes:
+        name: short, the beginning of the ids of its rows.
+        get: returns where it lies, and downloads it first if need be.
+        done: called when it has been read.
+    """
+
+    name: str
+    get: Callable[[], Path]
+    done: Callable[[], None] = lambda: None
+
+
+# A file, its name and the place to go on at (None for the beginning) in, what is found and the places after it out.
+Reader = Callable[[Path, str, Any], Iterator[Read]]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Files that are read one after the other, always in the same order.
+
+    Attributes:
+        parts: the files.
+        reader: of all of them.
+        settings: what decides what is read: names, sizes, revision.
+        about: for the manifest: source, licence, attribution.
+        own_ids: whether ids are the source's own, so that some may be there twice.
+    """
+
+    parts: list[Part]
+    reader: Reader
+    settings: Mapping[str, Any]
+    about: Mapping[str, Any] = field(default_factory=dict)
+    own_ids: bool = False
+
+    def read(self, position: Any = None) -> Iterator[Read]:
+        """All rows, or those after a position.
+
+        Raises:
+            UserError: a file cannot be had.
+        """
+        number, place = position or (0, None)
+        for at in range(number, len(self.parts)):
+            part = self.parts[at]
+            for read in self.reader(part.get(), part.name, place):
+                ends = isinstance(read.found, Reject) and read.found.kind in ENDS
+                yield Read([at + 1, None] if ends else [at, read.position], read.found)
+            part.done()
+            place = None

@@ -1,0 +1,26 @@
+"""Tables in the documents are those of the committed measurements."""
+
+import json
+from importlib import util
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_peak_memory_at_a_real_size_is_the_measured_one():
+    methods = json.loads((ROOT / "benchmarks/results/answering-3b-cpu.json").read_text())["methods"]
+    ratio = methods["comem_on_the_spot"]["peak_gb"] / methods["baseline"]["peak_gb"]
+    assert f"{ratio:.2f} times the baseline's" in " ".join((ROOT / "docs/memory.md").read_text().split())
+    assert ratio <= 1.15
+
+
+@pytest.mark.parametrize("name", ["answering", "linking", "stored"])
+def test_the_table_of_a_document_is_the_measured_one(name):
+    spec = util.spec_from_file_location(name, ROOT / f"benchmarks/{name}.py")
+    benchmark = util.module_from_spec(spec)
+    spec.loader.exec_module(benchmark)
+    written = benchmark.DOCUMENT.read_text()
+    assert written.count(benchmark.START) == 1
+    assert benchmark.block(json.loads(benchmark.MEASURED.read_text())) in written
