@@ -7,6 +7,7 @@ from PIL import Image
 
 Retrieval = Literal["clip", "oracle", "wrong"]  # how items are found; the last two are controls
 KINDS: tuple[Retrieval, ...] = get_args(Retrieval)
+By = Literal["image", "text", "both"]  # what of a question is searched with
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class Query:
         name: what errors call it, e.g. "document 3 of task microseek".
         messages: the chat, as lmms-eval's ``doc_to_messages`` made it.
         image: the image to retrieve by, None if the question has none.
+        text: what is asked, to retrieve by in place of the image or with it.
         gold: the id of the right knowledge item where the document tells (``item_id``), for controls and recall.
     """
 
@@ -43,3 +45,4 @@ class Query:
     messages: list[dict[str, Any]] = field(repr=False)
     image: Image.Image | None = field(default=None, repr=False)
     gold: str | None = None
+    text: str = ""

@@ -67,8 +67,8 @@ def retrieve(folder: Path, tasks: Sequence[Documents], retriever: "Retriever", k
     """Searches for every different query of the tasks once, and writes the run.
 
     Raises:
-        UserError: the folder holds a finished run or one begun otherwise, no document has an image, or one cannot be
-            read.
+        UserError: the folder holds a finished run or one begun otherwise, no document has what is searched with, or
+            one cannot be read.
     """
     check(folder, retriever.kind, tasks)
     settings = {
@@ -86,7 +86,10 @@ def retrieve(folder: Path, tasks: Sequence[Documents], retriever: "Retriever", k
                 _write_part(part, seen, retriever, k)
             bar.update(part.stop - part.start)
     if not seen:
-        raise UserError(f"no document of {', '.join(d.task for d in tasks)} has an image, and retrieval is by image")
+        raise UserError(
+            f"no document of {', '.join(d.task for d in tasks)} has what retrieval by {retriever.by} needs; give "
+            "another --query"
+        )
     remedy = f"remove {folder} and run it again"
     hits = _joined([part.hits for part in parts], _FOUND, remedy)
     documents = _joined([part.rows for part in parts], SCHEMAS[DOCUMENTS], remedy)
@@ -144,7 +147,7 @@ def _write_part(part: _Part, seen: set[bytes], retriever: "Retriever", k: int) -
     def queries() -> Iterator[Query]:
         for number in range(part.start, part.stop):
             query = part.documents.query(number)
-            key = None if query.image is None else key_of(query, retriever.kind)
+            key = key_of(query, retriever.kind, retriever.by)
             named = {"task": part.documents.task, "document": number, "key": key, "item_id": query.gold}
             rows.append({**named, **part.documents.facts(number)._asdict()})
             if key is not None and key not in seen:
@@ -185,7 +188,8 @@ def _finish(folder: Path, parts: "_Parts", tasks: Sequence[Documents], retriever
         "format": FORMAT,
         "made_by": f"comem-lmms {__version__}",
         "kind": retriever.kind,
-        "query": "image",
+        "query": retriever.by,
+        "text_weight": retriever.text_weight,
         "k": k,
         "per_image": retriever.per_image,
         "knowledge": {
@@ -196,7 +200,7 @@ def _finish(folder: Path, parts: "_Parts", tasks: Sequence[Documents], retriever
         "retrieval": retriever.fingerprint,
         "tasks": counted,
         "documents": len(parts.documents),
-        "without_image": sum(count["without_image"] for count in counted.values()),
+        "not_searched": sum(count["not_searched"] for count in counted.values()),
         "queries": len(lengths),
         "fewer_than_k": sum(length < k for length in lengths),
         "fingerprint": digest.hexdigest(),
@@ -220,7 +224,7 @@ def _counts(documents: Documents, asking: dict[tuple[str, bytes], list[int]]) ->
     queries = [asked for (task, _), asked in asking.items() if task == documents.task]
     return {
         "documents": len(documents),
-        "without_image": len(documents) - sum(map(len, queries)),
+        "not_searched": len(documents) - sum(map(len, queries)),
         "queries": len(queries),
         "normalise": documents.declared.get("normalise"),
     }

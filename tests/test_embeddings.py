@@ -12,16 +12,14 @@ from pathlib import Path
 import numpy as np
 import open_clip
 import pytest
-import torch
+from clips import save_clip, small_config
 from PIL import Image
-from safetensors.torch import save_file
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
 
 from comem_lmms import micro
 from comem_lmms.errors import UserError
 from comem_lmms.knowledge import KnowledgeBase
-from comem_lmms.retrieval import ClipEmbedder, Embeddings, Index, embed
+from comem_lmms.records import Query
+from comem_lmms.retrieval import ClipEmbedder, Embeddings, Index, Retriever, embed
 
 WORDS = ["a", "red", "blue", "castle", "dog"]
 
@@ -77,7 +75,7 @@ def test_processes_make_the_same_files(small, micro_clip, run):
     manifest = (small.folder / "embeddings/manifest.json").read_text()
     shutil.rmtree(small.folder / "embeddings")
     launch = ["accelerate", "launch", "--multi_gpu", "--num_processes", "2", "--main_process_port", "29531"]
-    launch += ["-m", "comem_lmms.cli", "kb", "embed", str(small.folder), "--workers", "1"]
+    launch += ["-m", "comem_lmms.cli", "kb", "embed", str(small.folder), "--clip", "micro", "--workers", "1"]
     said = run(*launch, ACCELERATE_USE_CPU="true", OMP_NUM_THREADS="1").stdout
     assert said.count("50 vectors of 128 dimensions, computed in float32 by micro") == 1
     assert files(small) == first
@@ -182,47 +180,12 @@ def test_vectors_of_another_model_are_refused(small, micro_clip, tmp_path, finis
 def test_an_unreadable_image_is_one_line(knowledge, tmp_path, run, workers):
     rows = [knowledge.row(i) for i in range(3)]
     KnowledgeBase.create(tmp_path / "kb", [*rows[:2], rows[2]._replace(image=rows[2].image[:200])])
-    said = run("comem-lmms", "kb", "embed", "kb", "--workers", workers, check=False).stdout
+    said = run("comem-lmms", "kb", "embed", "kb", "--clip", "micro", "--workers", workers, check=False).stdout
     assert f"comem-lmms: item '{rows[2].id}' of knowledge base kb has an unreadable image" in said
     assert "Traceback" not in said
 
 
 # ---- models of open_clip, small and with random weights ------------------------------------------------------------
-
-
-def save_clip(folder, config, vocabulary=None):
-    """A folder as open_clip reads it with ``local-dir:``."""
-    folder.mkdir()
-    (folder / "open_clip_config.json").write_text(json.dumps(config))
-    arguments = {k: v for k, v in config["model_cfg"].items() if k != "custom_text"}
-    torch.manual_seed(1)
-    kind = open_clip.CustomTextCLIP if config["model_cfg"].get("custom_text") else open_clip.CLIP
-    weights = kind(**arguments).state_dict()
-    save_file({k: v.clone().contiguous() for k, v in weights.items()}, folder / "open_clip_model.safetensors")
-    if vocabulary:
-        tokens = {word: i for i, word in enumerate(["<pad>", "<eos>", "<unk>", *vocabulary])}
-        tokenizer = Tokenizer(models.WordLevel(tokens, "<unk>"))
-        tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-        special = {"pad_token": "<pad>", "eos_token": "<eos>", "unk_token": "<unk>"}
-        PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special).save_pretrained(folder)
-
-
-def small_config(name):
-    """An architecture of open_clip with few layers."""
-    config = open_clip.get_model_config(name)
-    vision, text = config["vision_cfg"], config["text_cfg"]
-    text.update(width=32, heads=2, layers=1, context_length=8)
-    config["embed_dim"] = 32
-    preprocess = {"mean": [0.5] * 3, "std": [0.5] * 3}
-    if "timm_model_name" in vision:
-        sizes = {"embed_dim": 32, "depth": 2, "num_heads": 2, "img_size": 32}
-        vision.update(image_size=32, timm_model_name=vision["timm_model_name"], timm_kwargs=sizes)
-    else:
-        vision.update(image_size=32, layers=2, width=64)
-    if "hf_tokenizer_name" in text:
-        text["vocab_size"] = 64
-        preprocess |= {"interpolation": "bicubic", "resize_mode": "squash"}
-    return {"model_cfg": config, "preprocess_cfg": preprocess}
 
 
 @pytest.fixture(params=["ViT-L-14", "EVA02-B-16", "ViT-B-16-SigLIP"])
@@ -250,22 +213,40 @@ def test_any_architecture_and_dtype(clip_folder, small, dtype):
     Index.build(small).check_embedder(exact)
 
 
-def test_texts_and_mixtures(clip_folder, questions):
+def test_queries_by_text_and_by_both(clip_folder, small, questions):
+    """Hits are those of NumPy over the images' vectors."""
     embedder = ClipEmbedder(clip_folder)
-    images, texts = [q["image"] for q in questions[:3]], ["a red castle", "a blue dog", "a dog"]
-    image, text = embedder.embed_queries(images, None), embedder.embed_queries(None, texts)
-    assert (image == embedder.embed(images)).all()
-    np.testing.assert_allclose(text, np.concatenate([embedder.embed_texts([t]) for t in texts]), atol=1e-5)
-    assert not np.allclose(text[0], text[1], atol=1e-3)
-    np.testing.assert_allclose(embedder.embed_queries(images, texts, 0), image, atol=1e-6)
-    np.testing.assert_allclose(embedder.embed_queries(images, texts, 1), text, atol=1e-6)
-    mixed = 0.7 * image + 0.3 * text
-    mixed /= np.linalg.norm(mixed, axis=1, keepdims=True)
-    np.testing.assert_allclose(embedder.embed_queries(images, texts, 0.3), mixed, atol=1e-6)
+    made = embed(small, embedder)
+    Index.build(small, "flat")
+    words = ["a red castle", "a blue dog", "a dog"]
+    asked = [Query(t, [], q["image"], text=t) for q, t in zip(questions, words, strict=False)]
+    images = embedder.embed([query.image for query in asked])
+    texts = np.concatenate([embedder.embed_texts([text]) for text in words])
+    assert not np.allclose(texts[0], texts[1], atol=1e-3)
+    both = 0.7 * images + 0.3 * texts
+    both /= np.linalg.norm(both, axis=1, keepdims=True)
+    for vectors, settings in (
+        (images, {"by": "image"}),
+        (texts, {"by": "text"}),
+        (both, {"by": "both", "text_weight": 0.3}),
+        (images, {"by": "both", "text_weight": 0}),
+        (texts, {"by": "both", "text_weight": 1}),
+    ):
+        scores = vectors @ made.take(np.arange(50)).T
+        for hits, expected in zip(Retriever(small, **settings).search(asked, 5), scores, strict=True):
+            np.testing.assert_allclose([hit.score for hit in hits], np.sort(expected)[::-1][:5], atol=1e-5)
+            np.testing.assert_allclose(expected[[hit.row for hit in hits]], [hit.score for hit in hits], atol=1e-5)
+
+
+def test_what_queries_are_made_of_is_in_the_fingerprint(clip_folder, small):
+    embed(small, ClipEmbedder(clip_folder))
+    Index.build(small, "flat")
+    settings = ({}, {"by": "text"}, {"by": "both"}, {"by": "both", "text_weight": 0.25})
+    assert len({Retriever(small, **one).fingerprint for one in settings}) == 4
     with pytest.raises(UserError, match=r"the weight of the text is 1.5; give one from 0"):
-        embedder.embed_queries(images, texts, 1.5)
-    with pytest.raises(UserError, match=r"neither image nor text"):
-        embedder.embed_queries(None, None)
+        Retriever(small, by="both", text_weight=1.5)
+    with pytest.raises(UserError, match=r"document 1 has no text, and retrieval is by text; use"):
+        next(Retriever(small, by="text").search([Query("document 1", [], Image.new("RGB", (8, 8)), text=" ")], 1))
 
 
 def test_a_model_without_a_fitting_tokenizer_says_so(micro_clip):

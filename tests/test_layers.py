@@ -42,9 +42,6 @@ ORDER = (
     "comem_lmms.retrieve",
     "comem_lmms.report",
     "comem_lmms.rescore",
-    "comem_lmms.cli_kb",
-    "comem_lmms.cli_index",
-    "comem_lmms.cli_retrieve",
     "comem_lmms.cli",
 )
 # Neighbours that know less than their place in a line would allow.

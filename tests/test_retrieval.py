@@ -31,7 +31,7 @@ def small(knowledge, tmp_path):
 
 def test_faiss_equals_numpy(knowledge, questions):
     embedder = ClipEmbedder("micro")
-    vectors = np.concatenate(list(embedder.embed_all(knowledge.images()))).astype(np.float16).astype(np.float32)
+    vectors = embedder.embed(list(knowledge.images())).astype(np.float16).astype(np.float32)
     asked = embedder.embed([q["image"] for q in questions[:32]])
     expected = np.argsort(-(asked @ vectors.T), axis=1, kind="stable")[:, :5]
     scores, rows = Index.open(knowledge).search(asked, 5)

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from clips import save_clip, small_config
 from helpers import answers, chat, evaluate, indexed, spoiled_task, usages
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -92,6 +93,21 @@ def test_a_run_gives_the_answers_of_live_retrieval_without_clip_and_index(run, k
         assert (row.retrieval, row.recall_at_1) == ("clip", 100.0)
 
 
+def test_runs_by_text_and_by_both_answer_as_well(run, knowledge, questions, tmp_path):
+    words = " ".join(q["question"] for q in questions[:LIMIT]).replace("?", " ?").split()
+    save_clip(tmp_path / "clip", small_config("ViT-L-14"), list(dict.fromkeys(words))[:60])
+    base = KnowledgeBase.create(tmp_path / "kb", [knowledge.row(i) for i in range(50)])
+    indexed(base, clip=f"local-dir:{tmp_path / 'clip'}")
+    asked = [Query("q", [], q["image"], text=q["question"]) for q in questions[:4]]
+    for by in ("text", "both"):
+        command = ["comem-lmms", "retrieve", "kb", "--tasks", "microseek", "--limit", "4", "--out", by, "--query", by]
+        said = run(*command, "--top-k", "2").stdout
+        assert f"(0 without {'a text' if by == 'text' else 'an image and a text'}, which have no hits)" in said
+        live = [[hit.id for hit in hits] for hits in Retriever(base, by=by).search(asked, 2)]
+        arguments = f"knowledge={base.folder},retrieval={tmp_path / by},top_k=2"
+        assert [one["retrieved"] for one in usages(evaluate("vanilla_rag", model_args=arguments, limit=4))] == live
+
+
 @pytest.mark.parametrize("kind", ["oracle", "wrong"])
 def test_controls_are_runs_too(runs, kind):
     arguments = {"limit": 4, "batch_size": 4}
@@ -145,6 +161,16 @@ def test_the_right_item_counts_in_controls():
     assert len({key_of(query, "oracle") for query in asked}) == 2
 
 
+def test_the_text_counts_where_it_is_searched_with():
+    red, blue = (Image.new("RGB", (4, 4), colour) for colour in ("red", "blue"))
+    asked = [Query("q", [], image, text=text) for image in (red, blue) for text in ("who?", "when?")]
+    for by, different in (("image", 2), ("text", 2), ("both", 4)):
+        assert len({key_of(query, "clip", by) for query in asked}) == different
+    imageless, silent = Query("q", [], text="who?"), Query("q", [], red)
+    assert [key_of(imageless, "clip", by) is None for by in ("image", "text", "both")] == [True, False, True]
+    assert [key_of(silent, "clip", by) is None for by in ("image", "text", "both")] == [False, True, True]
+
+
 # ---- making ---------------------------------------------------------------------------------------------------------
 
 
@@ -178,7 +204,7 @@ def test_a_killed_run_goes_on_and_becomes_the_same(runs, tmp_path, monkeypatch):
 def test_what_a_run_holds(runs, knowledge, questions):
     made = Run.open(runs / "clip")
     about = made.manifest
-    assert (about["documents"], about["queries"], about["without_image"], about["fewer_than_k"]) == (384, 384, 0, 0)
+    assert (about["documents"], about["queries"], about["not_searched"], about["fewer_than_k"]) == (384, 384, 0, 0)
     assert about["knowledge"]["fingerprint"] == about["index"]["knowledge"] == knowledge.fingerprint
     hits = pq.read_table(runs / "clip/hits.parquet").to_pylist()
     assert [row["documents"] for row in hits] == [[number] for number in range(384)]
@@ -208,7 +234,7 @@ def test_documents_without_an_image_are_counted_and_have_no_hits(tmp_path, quest
     )
     task = tasks.load_task_or_group(["spoiled"], "chat")["spoiled"]
     made = retrieve(tmp_path / "run", [Documents("spoiled", task)], Retriever(knowledge), 2)
-    assert (made.manifest["documents"], made.manifest["without_image"], len(made.hits)) == (4, 1, 3)
+    assert (made.manifest["documents"], made.manifest["not_searched"], len(made.hits)) == (4, 1, 3)
     assert [row.questions for row in recall(made) if row.part == "all"] == [3]
     assert pq.read_table(tmp_path / "run/documents.parquet").column("key").null_count == 1
 
@@ -396,7 +422,7 @@ def test_eval_prints_what_it_measures(runs, capsys, tmp_path, knowledge):
     said = capsys.readouterr().out
     assert "| microseek | item    | all " in said
     assert "microseek, rank of the first right answer, 384 questions" in said
-    assert "clip retrieval by image, 5 items a question; of 384 documents 0 have no image" in said
+    assert "clip retrieval by image, 5 items a question; of 384 documents 0 are without an image" in said
     assert main(["retrieval", "eval", str(runs / "wrong"), "--format", "json"]) == 0
     row = json.loads(capsys.readouterr().out)[0]
     assert (row["measure"], row["at"]["5"]["value"], row["first"]) == ("item", 0.0, {})

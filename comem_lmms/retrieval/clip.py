@@ -1,9 +1,8 @@
 """Embeddings: PIL images and texts in, unit vectors of an open_clip model out."""
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from functools import cached_property
-from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -85,12 +84,6 @@ class ClipEmbedder:
         """(n, d) float32, rows of length 1; an image's vector does not depend on the others."""
         return self.encode(torch.stack([self.preprocess(image) for image in images]))
 
-    def embed_all(self, images: Iterable[Image.Image]) -> Iterator[np.ndarray]:
-        """The vectors of a stream of images, a batch at a time; holds one batch of images in memory."""
-        stream = iter(images)
-        while batch := list(islice(stream, BATCH)):
-            yield self.embed(batch)
-
     def encode(self, pixels: Tensor) -> np.ndarray:
         """The vectors of preprocessed images (n, 3, height, width), (n, d) float32."""
         return self._unit(self._clip.encode_image, pixels)
@@ -109,35 +102,6 @@ class ClipEmbedder:
                 "ask by image alone, or with another model"
             )
         return self._unit(self._clip.encode_text, tokens)
-
-    def embed_queries(
-        self, images: Sequence[Image.Image] | None, texts: Sequence[str] | None, weight: float = 0.5
-    ) -> np.ndarray:
-        """Queries by image, by text, or by both.
-
-        Args:
-            images: of the queries, or None to ask by text alone.
-            texts: as many, or None to ask by image alone.
-            weight: of the text where there are both: the vector is (1 - weight) image + weight text, made of length 1.
-
-        Returns:
-            (n, d) float32, rows of length 1.
-
-        Raises:
-            UserError: ``weight`` is not from 0 to 1, or there is neither image nor text.
-        """
-        if not 0 <= weight <= 1:
-            raise UserError(f"the weight of the text is {weight}; give one from 0 (image alone) to 1 (text alone)")
-        if images is None and texts is None:
-            raise UserError("a query has neither image nor text; give one of them")
-        if texts is None:
-            return self.embed(images or [])
-        if images is None:
-            return self.embed_texts(texts)
-        if len(images) != len(texts):
-            raise ValueError(f"{len(images)} images and {len(texts)} texts are not queries of both")
-        mixed = (1 - weight) * self.embed(images) + weight * self.embed_texts(texts)
-        return normalize(torch.from_numpy(mixed), dim=-1).numpy()
 
     @torch.inference_mode()
     def _unit(self, encode: Any, inputs: Tensor) -> np.ndarray:

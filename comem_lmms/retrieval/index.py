@@ -187,8 +187,8 @@ def _checked(folder: Path, knowledge: KnowledgeBase) -> dict[str, Any]:
     path = folder / "index.faiss"
     if not (folder / "index.json").is_file() or not path.is_file():
         raise UserError(
-            f"knowledge base {knowledge.folder} has no index; run `comem-lmms kb embed {knowledge.folder} --clip MODEL` "
-            f"and then `comem-lmms kb index {knowledge.folder}`"
+            f"knowledge base {knowledge.folder} has no index; run `comem-lmms kb embed {knowledge.folder} --clip "
+            f"MODEL` and then `comem-lmms kb index {knowledge.folder}`"
         )
     about = read_json(folder / "index.json")
     if about.get("items") != len(knowledge):

@@ -1,6 +1,7 @@
 """The retriever: queries in, for each the top-k hits of a knowledge base out, best first.
 
-Besides CLIP retrieval there are two controls. Both start from the CLIP ranking and need the id of the right item:
+Images of items are searched with a query's image, as the paper does, with its text, or with both. Besides CLIP
+retrieval there are two controls. Both start from the CLIP ranking and need the id of the right item:
 ``oracle`` moves it to the first place, ``wrong`` removes it.
 """
 
@@ -9,19 +10,19 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any
 
+import numpy as np
 import torch
-from PIL import Image
 
 from comem_lmms.errors import UserError
 from comem_lmms.knowledge import KnowledgeBase
-from comem_lmms.queries import check_image
-from comem_lmms.records import KINDS, Hit, Query
-from comem_lmms.retrieval.clip import ClipEmbedder
+from comem_lmms.queries import check
+from comem_lmms.records import KINDS, By, Hit, Query
+from comem_lmms.retrieval.clip import BATCH, ClipEmbedder
 from comem_lmms.retrieval.index import Index
 
 
 class Retriever:
-    """Image-to-image retrieval over one knowledge base.
+    """Retrieval over the images of one knowledge base.
 
     Args:
         knowledge: the base; its folder holds the index.
@@ -29,10 +30,13 @@ class Retriever:
         clip, pretrained: the embedding model; by default the one the index was made with.
         top_k: what will be asked for, to be checked at once.
         per_image: items of one image that are taken at most; all by default.
+        by: what of a query is searched with.
+        text_weight: with ``by="both"``, that of the text, from 0 to 1; the image has the rest.
+        search_device: where the index is searched; on a GPU with faiss-gpu.
 
     Raises:
-        UserError: ``kind`` is unknown, the index is missing or does not fit the base or the embedding model, or has not
-            ``top_k`` items.
+        UserError: ``kind`` or ``text_weight`` is not one of these, or the index is missing, does not fit the base or
+            the embedding model, or has not ``top_k`` items.
     """
 
     def __init__(
@@ -44,13 +48,19 @@ class Retriever:
         device: str | torch.device = "cpu",
         top_k: int = 0,
         per_image: int | None = None,
+        by: By = "image",
+        text_weight: float = 0.5,
+        search_device: str = "cpu",
     ) -> None:
         if kind not in KINDS:
             raise UserError(
                 f"retrieval={kind!r} is unknown; choose one of {', '.join(KINDS)}, or the folder of a retrieval run"
             )
+        if not 0 <= text_weight <= 1:
+            raise UserError(f"the weight of the text is {text_weight}; give one from 0 (image alone) to 1 (text alone)")
         self.knowledge, self.kind, self.per_image = knowledge, kind, per_image
-        self._index = Index.open(knowledge)
+        self.by, self.text_weight = by, text_weight if by == "both" else None
+        self._index = Index.open(knowledge, search_device)
         self._check(top_k)
         about: dict[str, Any] = self._index.about
         if clip is None:
@@ -65,27 +75,34 @@ class Retriever:
 
     @property
     def fingerprint(self) -> str:
-        """What the hits depend on: the knowledge base, the embedding model and the kind of retrieval."""
+        """What the hits depend on: the knowledge base, the embedding model, the kind of retrieval and of query."""
         index = str(self._index.about["index"])
-        parts = (self.kind, self.knowledge.fingerprint, self._embedder.fingerprint, index, str(self.per_image))
+        parts = [self.kind, self.knowledge.fingerprint, self._embedder.fingerprint, index, str(self.per_image)]
+        if self.by != "image":
+            parts += [self.by, str(self.text_weight), self._embedder.text_fingerprint]
         return hashlib.sha256(" ".join(parts).encode()).hexdigest()
 
     def search(self, queries: Iterable[Query], k: int) -> Iterator[list[Hit]]:
         """The hits of each query, in order; ``queries`` may be a stream, of which one batch is held at a time.
 
         Raises:
-            UserError: ``k`` exceeds the base, a query has no image, or a control has no right item to go by.
+            UserError: ``k`` exceeds the base, a query lacks what is searched with, or a control has no right item to go
+                by.
         """
         self._check(k)
-        golds: list[str | None] = []
-        images = (_image_and_note(query, golds) for query in queries)
-        answered = 0
-        # One more than asked for, since "wrong" drops one.
-        for vectors in self._embedder.embed_all(images):
-            scores, numbers = self._index.search(vectors, min(k + 1, len(self._index)))
-            for score, image in zip(scores.tolist(), numbers.tolist(), strict=True):
-                yield self._controlled(list(islice(self._hits(image, score), k + 1)), golds[answered])[:k]
-                answered += 1
+        stream = (check(query, self.by) for query in queries)
+        while batch := list(islice(stream, BATCH)):
+            # One more than asked for, since "wrong" drops one.
+            scores, numbers = self._index.search(self._vectors(batch), min(k + 1, len(self._index)))
+            for query, score, image in zip(batch, scores.tolist(), numbers.tolist(), strict=True):
+                yield self._controlled(list(islice(self._hits(image, score), k + 1)), query.gold)[:k]
+
+    def _vectors(self, queries: list[Query]) -> np.ndarray:
+        images = [query.image for query in queries if query.image is not None]
+        if self.by == "image":
+            return self._embedder.embed(images)
+        texts = self._embedder.embed_texts([query.text for query in queries])
+        return texts if self.by == "text" else mixed(self._embedder.embed(images), texts, self.text_weight or 0.0)
 
     def _hits(self, images: list[int], scores: list[float]) -> Iterator[Hit]:
         """The items that the images serve; those of one image in their order in the base."""
@@ -115,6 +132,7 @@ class Retriever:
         return [Hit(gold, row, 1.0), *others]
 
 
-def _image_and_note(query: Query, golds: list[str | None]) -> Image.Image:
-    golds.append(query.gold)
-    return check_image(query)
+def mixed(images: np.ndarray, texts: np.ndarray, weight: float) -> np.ndarray:
+    """Vectors of queries by image and text: (1 - weight) image + weight text, made of length 1; all (n, d) float32."""
+    vectors = (1 - weight) * images + weight * texts
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 
 from comem_lmms.errors import UserError
 from comem_lmms.knowledge import KnowledgeBase
-from comem_lmms.queries import key_of
+from comem_lmms.queries import check, key_of
 from comem_lmms.records import Hit, Query
 from comem_lmms.runs.run import Run
 
@@ -33,7 +33,7 @@ class Replay:
         """The hits of each query, in order; fewer than ``k`` where the run has fewer, which is said at the end.
 
         Raises:
-            UserError: a query has no image or is not in the run, or ``k`` is more than the run has.
+            UserError: a query lacks what was searched with or is not in the run, or ``k`` is more than the run has.
         """
         self.run.check(self.knowledge, k)
         asked = short = 0
@@ -45,7 +45,8 @@ class Replay:
             log.warning("%s of %s questions have fewer than %s hits in %s", short, asked, k, self.run.folder)
 
     def _hits(self, query: Query, k: int) -> list[Hit]:
-        row = self.run.row(key_of(query, self.kind))
+        key = key_of(check(query, self.run.by), self.kind, self.run.by)
+        row = None if key is None else self.run.row(key)
         if row is None:
             tasks = ", ".join(self.run.manifest["tasks"])
             raise UserError(

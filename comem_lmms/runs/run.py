@@ -14,6 +14,7 @@ from comem_lmms.errors import UserError
 from comem_lmms.files import read_json, sha256
 from comem_lmms.knowledge import KnowledgeBase
 from comem_lmms.knowledge.shards import Shards
+from comem_lmms.records import By
 
 FORMAT = 1
 MANIFEST, HITS, DOCUMENTS, PARTS = "manifest.json", "hits.parquet", "documents.parquet", "parts"
@@ -28,7 +29,7 @@ SCHEMAS = {
         [
             ("task", pa.string()),
             ("document", pa.int64()),  # its number in lmms-eval
-            ("key", pa.binary(32)),  # none for a document without an image
+            ("key", pa.binary(32)),  # none for a document that lacks what is searched with
             ("item_id", pa.string()),
             ("answers", pa.list_(pa.string())),
             *((name, pa.string()) for name in ("entity", "split", "language")),
@@ -44,6 +45,7 @@ class Run:
         folder: where it lies.
         manifest: what is in ``manifest.json``.
         kind: "clip", "oracle" or "wrong".
+        by: what of a question was searched with: "image", "text" or "both".
         k: hits that were asked for, a query.
         fingerprint: SHA-256 over the knowledge base's, the kind, and all rows.
     """
@@ -51,6 +53,7 @@ class Run:
     def __init__(self, folder: Path, manifest: dict[str, Any]) -> None:
         self.folder, self.manifest = folder, manifest
         self.kind, self.k, self.fingerprint = str(manifest["kind"]), int(manifest["k"]), str(manifest["fingerprint"])
+        self.by: By = manifest["query"]
         self.hits, self.documents = (self._table(name) for name in (HITS, DOCUMENTS))
 
     @staticmethod

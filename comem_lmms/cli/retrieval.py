@@ -2,9 +2,9 @@
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-from comem_lmms.records import KINDS
+from comem_lmms.records import KINDS, By
 
 
 def add(commands: Any) -> None:
@@ -15,12 +15,22 @@ def add(commands: Any) -> None:
     retrieve.add_argument("--top-k", type=_positive, default=20, metavar="K", help="items a question (%(default)s)")
     retrieve.add_argument("--out", type=Path, required=True, metavar="RUN", help="folder to write; gone on with")
     retrieve.add_argument("--kind", choices=KINDS, default="clip", help="the last two are controls (%(default)s)")
+    retrieve.add_argument(
+        "--query",
+        choices=get_args(By),
+        default="image",
+        help="what of a question the images are searched with (%(default)s, as in the paper)",
+    )
+    retrieve.add_argument(
+        "--text-weight", type=float, default=0.5, metavar="SHARE", help="with --query both, from 0 to 1 (%(default)s)"
+    )
     retrieve.add_argument("--limit", type=_positive, metavar="N", help="only the first N documents of each task")
     retrieve.add_argument("--per-image", type=_positive, metavar="N", help="at most N items of one image")
     retrieve.add_argument("--include_path", metavar="DIR", help="folder with more tasks, as for lmms-eval")
     retrieve.add_argument("--clip", help="where the open_clip model of the index is found, if it has moved")
     retrieve.add_argument("--pretrained", help="its open_clip pretrained tag")
-    retrieve.add_argument("--device", help="by default a GPU if there is one")
+    retrieve.add_argument("--device", help="of the open_clip model; by default a GPU if there is one")
+    retrieve.add_argument("--search-device", default="cpu", help="of the index; cuda with faiss-gpu (%(default)s)")
     retrieve.set_defaults(run=_retrieve)
 
     retrieval = commands.add_parser("retrieval", help="work on a retrieval run").add_subparsers(
@@ -58,14 +68,28 @@ def _retrieve(arguments: argparse.Namespace) -> None:
 
     device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
     retriever = Retriever(
-        knowledge, arguments.kind, arguments.clip, arguments.pretrained, device, arguments.top_k, arguments.per_image
+        knowledge,
+        arguments.kind,
+        arguments.clip,
+        arguments.pretrained,
+        device,
+        arguments.top_k,
+        arguments.per_image,
+        arguments.query,
+        arguments.text_weight,
+        arguments.search_device,
     )
     about = retrieve(arguments.out, tasks, retriever, arguments.top_k).manifest
+    needed = _needed(about)
     print(
         f"{arguments.out}: {about['queries']} different queries of {about['documents']} documents "
-        f"({about['without_image']} without an image, which have no hits), {about['fewer_than_k']} with fewer than "
+        f"({about['not_searched']} without {needed}, which have no hits), {about['fewer_than_k']} with fewer than "
         f"{about['k']} hits, fingerprint {about['fingerprint'][:12]}"
     )
+
+
+def _needed(about: dict[str, Any]) -> str:
+    return {"image": "an image", "text": "a text", "both": "an image and a text"}[about["query"]]
 
 
 def _eval(arguments: argparse.Namespace) -> None:
@@ -86,8 +110,8 @@ def _eval(arguments: argparse.Namespace) -> None:
     about = run.manifest
     print(
         f"\n{about['kind']} retrieval by {about['query']}, {about['k']} items a question; of {about['documents']} "
-        f"documents {about['without_image']} have no image and are not counted, and {about['fewer_than_k']} of "
-        f"{about['queries']} different queries have fewer hits"
+        f"documents {about['not_searched']} are without {_needed(about)} and are not counted, and "
+        f"{about['fewer_than_k']} of {about['queries']} different queries have fewer hits"
     )
     if knowledge is None:
         print(f"entity and answer are not measured, since {folder} is not there; give --knowledge")
