@@ -37,6 +37,10 @@ class Documents:
         """What a document asks, as `query_of` has it."""
         return query_of(self._all, number, self._loaded.doc_to_messages, self.task)
 
+    def value(self, number: int, column: str) -> Any:
+        """One cell of a document."""
+        return self._texts[number][column]
+
     def facts(self, number: int) -> Facts:
         """What a document tells about its right answer."""
         return facts(self._texts[number], self.declared)

@@ -14,9 +14,10 @@ from functools import wraps
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
-from types import FrameType, ModuleType
+from types import ModuleType
 from typing import Any
 
+from comem_lmms import command_line
 from comem_lmms.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -27,7 +28,6 @@ MODELS = {
     "comem": "comem_lmms.models.comem.CoMEM",
 }
 _TASKS_MODULE = "lmms_eval.tasks"
-_COMMAND_LINE = str(Path("lmms_eval", "__main__.py"))
 
 
 def manifests() -> list[Any]:
@@ -101,10 +101,9 @@ def _add_tasks(tasks: ModuleType) -> None:
     def match_tasks(self: Any, task_list: Any) -> list[str]:
         names = match(self, task_list)
         if lacking := _lacks(self, names):
-            if not _is_command_line():
+            if not command_line.runs():
                 raise UserError("\n".join(lacking))
-            print("\n".join(f"comem-lmms: {what}" for what in lacking), file=sys.stderr)
-            sys.exit(2)
+            command_line.stop(*lacking)
         return names
 
     @wraps(load)
@@ -118,16 +117,6 @@ def _add_tasks(tasks: ModuleType) -> None:
 
     manager.initialize_tasks, manager.match_tasks = initialize_tasks, match_tasks
     manager.load_task_or_group = load_task_or_group
-
-
-def _is_command_line() -> bool:
-    """Whether lmms-eval's command line asks, which prints a traceback of every exception and ends with status 0."""
-    frame: FrameType | None = sys._getframe()
-    while frame is not None:
-        if frame.f_code.co_name == "cli_evaluate" and frame.f_code.co_filename.endswith(_COMMAND_LINE):
-            return True
-        frame = frame.f_back
-    return False
 
 
 def _lacks(manager: Any, names: Iterable[Any]) -> list[str]:

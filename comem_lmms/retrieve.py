@@ -26,7 +26,10 @@ from comem_lmms.records import Query
 from comem_lmms.runs.run import DOCUMENTS, FORMAT, FOUND, HITS, MANIFEST, PARTS, SCHEMAS, Run
 
 if TYPE_CHECKING:
+    from comem_lmms.importing import Imported
     from comem_lmms.retrieval import Retriever
+
+    Finder = Retriever | Imported
 
 PART = 128  # documents that an interruption can cost
 GROUP = 1000  # rows of a row group: what is read to get at one
@@ -63,7 +66,7 @@ def check(folder: Path, kind: str, tasks: Sequence[Documents]) -> None:
             )
 
 
-def retrieve(folder: Path, tasks: Sequence[Documents], retriever: "Retriever", k: int) -> Run:
+def retrieve(folder: Path, tasks: Sequence[Documents], retriever: "Finder", k: int) -> Run:
     """Searches for every different query of the tasks once, and writes the run.
 
     Raises:
@@ -139,7 +142,7 @@ def _shown(setting: Any) -> str:
     return json.dumps(setting) if isinstance(setting, dict) else str(setting)[:12]
 
 
-def _write_part(part: _Part, seen: set[bytes], retriever: "Retriever", k: int) -> None:
+def _write_part(part: _Part, seen: set[bytes], retriever: "Finder", k: int) -> None:
     """Searches for what is new in a part, and notes its keys as seen."""
     rows: list[dict[str, Any]] = []
     new: list[bytes] = []
@@ -165,7 +168,7 @@ def _write_part(part: _Part, seen: set[bytes], retriever: "Retriever", k: int) -
     _write(part.hits, [found], _FOUND)
 
 
-def _finish(folder: Path, parts: "_Parts", tasks: Sequence[Documents], retriever: "Retriever", k: int) -> None:
+def _finish(folder: Path, parts: "_Parts", tasks: Sequence[Documents], retriever: "Finder", k: int) -> None:
     """Joins the parts: the hits of each task by query, in the order in which its documents first ask for them."""
     digest = hashlib.sha256(f"{retriever.kind} {k} {retriever.knowledge.fingerprint}".encode())
     asking = _asking(parts.documents)

@@ -97,11 +97,19 @@ def test_server_finds_them(run):
     run("python", "-c", program)
 
 
-def test_bad_argument_is_one_line_before_the_traceback(run):
-    output = run("lmms-eval", "--model", "comem", "--model_args", "topk=5", *LIMIT, check=False).stdout
+def test_bad_argument_is_the_last_line_and_an_exit_status(run):
+    done = run("lmms-eval", "--model", "comem", "--model_args", "topk=5", *LIMIT, check=False)
+    assert done.returncode == 2
+    assert done.stdout.splitlines()[-1].startswith("comem-lmms: unknown model argument topk=5; known: pretrained")
+    assert "Traceback" not in done.stdout
+
+
+def test_bad_argument_does_not_cost_the_evaluations_after_it(run, tmp_path):
+    runs = [{"model": "baseline", "tasks": "microseek", "limit": 2, "model_args": args} for args in ("topk=5", "")]
+    (tmp_path / "runs.yaml").write_text(json.dumps(runs))
+    said = run("lmms-eval", "--config", "runs.yaml").stdout
     line = "unknown model argument topk=5; known: pretrained"
-    assert line in output
-    assert output.index(line) < output.index("Traceback")
+    assert said.index(line) < said.index("Traceback") < said.index("|microseek|")
 
 
 def test_a_killed_run_resumes(tmp_path):

@@ -9,6 +9,7 @@ ROOT = Path(__file__).parents[1]
 ORDER = (
     "comem_lmms",
     "comem_lmms.errors",
+    "comem_lmms.command_line",
     "comem_lmms.files",
     "comem_lmms.images",
     "comem_lmms.records",
@@ -39,6 +40,7 @@ ORDER = (
     "comem_lmms.doctor",
     "comem_lmms.plugin",
     "comem_lmms.harness",
+    "comem_lmms.importing",
     "comem_lmms.retrieve",
     "comem_lmms.report",
     "comem_lmms.rescore",

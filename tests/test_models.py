@@ -93,7 +93,7 @@ def test_generation_arguments_of_the_command_line_are_honoured():
 @pytest.mark.parametrize(
     ("model", "arguments", "message"),
     [
-        (Baseline, {"topk": 3}, r"unknown model argument topk=3; known: pretrained, .*max_pixels"),
+        (Baseline, {"topk": 3}, r"unknown model argument topk=3; known: pretrained, .*max_pixels, base"),
         (CoMEM, {"base": "vllm"}, r"unknown model argument base='vllm'"),
         (VanillaRAG, {"top_k": "many"}, r"top_k='many' must be a whole number of at least 0"),
         (VanillaRAG, {"top_k": 1025}, r"top_k=1025 but knowledge base .* has 1024 items"),

@@ -36,6 +36,23 @@ def add(commands: Any) -> None:
     retrieval = commands.add_parser("retrieval", help="work on a retrieval run").add_subparsers(
         required=True, metavar="ACTION"
     )
+    imported = retrieval.add_parser(
+        "import", help="make a run of the reference's retrieval results (MDS), whose items kb build has stored"
+    )
+    imported.add_argument("folder", type=Path, help="of the MDS shards")
+    imported.add_argument("--knowledge", required=True, metavar="DIR", help="what kb build --source FOLDER made")
+    imported.add_argument("--tasks", required=True, help="as for lmms-eval: names of tasks and groups, with commas")
+    imported.add_argument(
+        "--match",
+        required=True,
+        metavar="FIELD[=FIELD]",
+        help="what names a question in documents, and in samples if that has another name",
+    )
+    imported.add_argument("--top-k", type=_positive, default=10, metavar="K", help="items a question (%(default)s)")
+    imported.add_argument("--out", type=Path, required=True, metavar="RUN", help="folder to write")
+    imported.add_argument("--limit", type=_positive, metavar="N", help="only the first N documents of each task")
+    imported.add_argument("--include_path", metavar="DIR", help="folder with more tasks, as for lmms-eval")
+    imported.set_defaults(run=_import)
     measure = retrieval.add_parser("eval", help="print how often a retrieval run finds what it should")
     measure.add_argument("folder", type=Path, metavar="RUN", help="what `comem-lmms retrieve` wrote")
     measure.add_argument("--knowledge", help="folder of the knowledge base; by default where it was searched")
@@ -79,10 +96,32 @@ def _retrieve(arguments: argparse.Namespace) -> None:
         arguments.text_weight,
         arguments.search_device,
     )
-    about = retrieve(arguments.out, tasks, retriever, arguments.top_k).manifest
+    _tell(arguments.out, retrieve(arguments.out, tasks, retriever, arguments.top_k).manifest)
+
+
+def _import(arguments: argparse.Namespace) -> None:
+    from loguru import logger
+
+    from comem_lmms.harness import documents
+    from comem_lmms.importing import Imported, fields_of
+    from comem_lmms.knowledge import KnowledgeBase
+    from comem_lmms.retrieve import check, retrieve
+
+    logger.remove()
+    fields = fields_of(arguments.match)
+    knowledge = KnowledgeBase.open(arguments.knowledge)
+    tasks = documents(arguments.tasks.split(","), arguments.limit, arguments.include_path)
+    check(arguments.out, Imported.kind, tasks)
+    imported = Imported(knowledge, arguments.folder, tasks, fields)
+    _tell(arguments.out, retrieve(arguments.out, tasks, imported, arguments.top_k).manifest)
+    if lacking := imported.about["without_sample"]:
+        print(f"{lacking} documents have no sample, so no hits")
+
+
+def _tell(folder: Path, about: dict[str, Any]) -> None:
     needed = _needed(about)
     print(
-        f"{arguments.out}: {about['queries']} different queries of {about['documents']} documents "
+        f"{folder}: {about['queries']} different queries of {about['documents']} documents "
         f"({about['not_searched']} without {needed}, which have no hits), {about['fewer_than_k']} with fewer than "
         f"{about['k']} hits, fingerprint {about['fingerprint'][:12]}"
     )

@@ -165,7 +165,9 @@ class _Chunk:
                 return image.kind
             shown = found.image if isinstance(found.image, str) else ""
             return Reject(found.id, image.kind, " ".join(filter(None, (shown, image.detail))))
-        if self._source.own_ids and not self._writer.claim(found.id):
+        if self._source.ids != "place" and not self._writer.claim(found.id):
+            if self._source.ids == "content":
+                return FILTER + "repeated"
             return Reject(found.source, "repeated_id", found.id)
         self._writer.add(Row(found.id, found.title, found.text, None, found.language, found.source), image)
         return None

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 
 class Candidate(NamedTuple):
@@ -80,14 +80,15 @@ class Source:
         reader: of all of them.
         settings: what decides what is read: names, sizes, revision.
         about: for the manifest: source, licence, attribution.
-        own_ids: whether ids are the source's own, so that some may be there twice.
+        ids: "place": made of the file and the place in it; "own": the source's, of which one that comes again is a
+            mistake; "content": made of what an item holds, which is not stored again.
     """
 
     parts: list[Part]
     reader: Reader
     settings: Mapping[str, Any]
     about: Mapping[str, Any] = field(default_factory=dict)
-    own_ids: bool = False
+    ids: Literal["place", "own", "content"] = "place"
 
     def read(self, position: Any = None) -> Iterator[Read]:
         """All rows, or those after a position.

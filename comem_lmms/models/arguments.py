@@ -117,8 +117,8 @@ class MemoryArguments(KnowledgeArguments):
         return self.memory_encoder or (micro.NAME if self.pretrained == micro.NAME else None)
 
 
-def parse(kind: type[T], given: Mapping[str, Any]) -> T:
-    """The arguments as a dataclass.
+def parse(kind: type[T], given: Mapping[str, Any], *others: str) -> T:
+    """The arguments as a dataclass; ``others`` are names of arguments that have been taken out before.
 
     Raises:
         UserError: one is unknown, or has a value of the wrong kind.
@@ -126,7 +126,8 @@ def parse(kind: type[T], given: Mapping[str, Any]) -> T:
     known = [field.name for field in fields(kind)]
     unknown = [name for name in given if name not in known]
     if unknown:
-        raise UserError(f"unknown model argument {unknown[0]}={given[unknown[0]]!r}; known: {', '.join(known)}")
+        names = ", ".join([*known, *others])
+        raise UserError(f"unknown model argument {unknown[0]}={given[unknown[0]]!r}; known: {names}")
     return kind(**given)
 
 

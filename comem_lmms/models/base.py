@@ -25,7 +25,7 @@ from loguru import logger
 from torch import Tensor
 from tqdm import tqdm
 
-from comem_lmms import __version__
+from comem_lmms import __version__, command_line
 from comem_lmms.errors import UserError, one_line
 from comem_lmms.fingerprints import checkpoint_fingerprint, folder_fingerprint
 from comem_lmms.images import images_of
@@ -59,7 +59,7 @@ class KnowledgeModel(lmms):
         super().__init__()
         with reported():
             self.base = self._split_base(model_args)
-            self.arguments = parse(self.arguments_type, model_args)
+            self.arguments = parse(self.arguments_type, model_args, *(["base"] if self.takes_base else []))
             self._check_reader()
             self.fingerprints: dict[str, str] = {}
             # Without a base this is the VLM's device too; under accelerate every process has its own.
@@ -270,11 +270,13 @@ class KnowledgeModel(lmms):
 
 @contextmanager
 def reported() -> Iterator[None]:
-    """Logs a UserError in one line; lmms-eval prints the traceback after it."""
+    """Says a UserError in one line, which ends lmms-eval's command line if it has no other evaluation to do."""
     try:
         yield
     except UserError as error:
-        logger.error(str(error))
+        if command_line.runs() == 1:
+            command_line.stop(error)
+        logger.error(str(error))  # lmms-eval prints a traceback after it, and goes on
         raise
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from comem_lmms.data import hub, places
 from comem_lmms.data.downloads import Downloads
@@ -10,7 +11,7 @@ from comem_lmms.data.http import Client
 from comem_lmms.data.sources import File
 from comem_lmms.errors import UserError
 from comem_lmms.knowledge.candidates import Part, Reader, Source
-from comem_lmms.knowledge.sources import parquet, tables, wit, wit_base
+from comem_lmms.knowledge.sources import mds, parquet, tables, wit, wit_base
 
 _READERS: dict[str, Reader] = {
     ".jsonl": tables.read_jsonl,
@@ -25,8 +26,8 @@ def find(name: str, shards: str | None = None, client: Client | None = None, rev
     """The source of a name or path.
 
     Args:
-        name: ``wit``, ``wit_base`` (from the Hub), or a file or folder: JSON lines, Parquet, WIT's TSV, or images
-            with a metadata.jsonl or metadata.csv.
+        name: ``wit``, ``wit_base`` (from the Hub), or a file or folder: JSON lines, Parquet, WIT's TSV, images with a
+            metadata.jsonl or metadata.csv, or the reference's retrieval results (MDS).
         shards: which of the files of ``wit`` and ``wit_base``, such as ``0-9`` or ``0,2,4``; default: all.
         client: for downloads.
         revision: of ``wit_base``, a commit of the Hub; default: the newest.
@@ -69,6 +70,8 @@ def _wit_base(shards: str | None, client: Client, revision: str | None) -> Sourc
 
 
 def _own(path: Path) -> Source:
+    if (path / mds.INDEX).is_file():
+        return _mds(path)
     files = _files(path)
     reader = _READERS[_ending(files[0])]
     about = {"source": str(path), "licence": "as its owner says"}
@@ -76,9 +79,15 @@ def _own(path: Path) -> Source:
         about = wit.ABOUT
     elif reader is tables.read_parquet and wit_base.PAGES in parquet.columns(files[0]):
         reader, about = wit_base.read, wit_base.ABOUT
-    own_ids = reader not in (wit.read, wit_base.read)
+    ids: Any = "place" if reader in (wit.read, wit_base.read) else "own"
     settings = {"source": str(path), "files": [[file.name, file.stat().st_size] for file in files]}
-    return Source([Part(_stem(file.name), _there(file)) for file in files], reader, settings, about, own_ids)
+    return Source([Part(_stem(file.name), _there(file)) for file in files], reader, settings, about, ids)
+
+
+def _mds(folder: Path) -> Source:
+    files = mds.shards(folder)
+    settings = {"source": str(folder), "files": [[file.name, file.stat().st_size] for file in files]}
+    return Source([Part(file.name, _there(file)) for file in files], mds.read, settings, mds.ABOUT, "content")
 
 
 def _files(path: Path) -> list[Path]:
