@@ -151,8 +151,9 @@ def write_in_chunks(folder, rows, sizes, stop=None):
         at += size
         if number == stop:
             writer._write_tables()
-            return
+            break
         writer.commit(at, {"read": size}, rejects=[{"line": at}])
+    writer.close()  # as the end of its process does
 
 
 @settings(max_examples=20, deadline=None)
@@ -189,6 +190,9 @@ def test_an_unfinished_build_is_not_a_base_and_wants_its_own_settings(tmp_path):
     writer = Writer(tmp_path, {"source": "a", "language": "en"})
     writer.add(ROWS[0])
     writer.commit()
+    with pytest.raises(UserError, match="is being built by another process; wait for it, or stop it"):
+        Writer(tmp_path, {"source": "a", "language": "en"})
+    writer.close()
     with pytest.raises(UserError, match="it is not finished, run the command that began it again"):
         KnowledgeBase.open(tmp_path)
     with pytest.raises(UserError, match="was begun with language='en', not 'de'; give the same options"):
@@ -202,10 +206,12 @@ def test_what_became_of_a_url_is_remembered(tmp_path):
     writer = Writer(tmp_path, {})
     stored = writer.image(png("red"))
     writer.commit(urls={"http://a": stored, "http://b": "gone"})
-    for again in (writer, Writer(tmp_path, {})):
+    for again in (writer, None):
+        again = again or Writer(tmp_path, {})
         assert again.outcome("http://a") == stored == again.image(png("red"))
         assert again.outcome("http://b") == "gone"
         assert again.outcome("http://c") is None
+        again.close()
 
 
 def test_broken_manifest_is_noticed(tmp_path):

@@ -7,6 +7,7 @@ is computed from the rows, not from the files, so the same content has the same 
 
 import shutil
 from collections.abc import Iterable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -167,11 +168,11 @@ class KnowledgeBase:
         """
         folder = Path(folder)
         remove(folder)
-        writer = Writer(folder, {})
-        for row in rows:
-            writer.add(row)
-        writer.commit()
-        writer.finish(**about)
+        with closing(Writer(folder, {})) as writer:
+            for row in rows:
+                writer.add(row)
+            writer.commit()
+            writer.finish(**about)
         return cls.open(folder)
 
     def _table(self, name: str, schema: Any) -> Shards:

@@ -6,6 +6,7 @@ Chunks are kept or not as a whole, so a build that was killed at any moment goes
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from itertools import count, islice
 from pathlib import Path
@@ -70,20 +71,21 @@ def build(
     """
     options = options or Options()
     asked = {**source.settings, **asdict(options.filters), "image_width": options.image_width, "images": options.images}
-    writer = Writer(folder, asked)
-    fetcher = Fetcher(client or Client(), folder / SPOOL, connections)
-    reads = source.read(writer.position)
-    with tqdm(desc="Building", unit=" rows", unit_scale=True, initial=writer.counts.get(ROWS, 0), disable=None) as bar:
-        while reads_of_chunk := _chunk(reads, chunk):
-            try:
-                _Chunk(source, writer, fetcher, options).add(reads_of_chunk, bar)
-            except OSError as error:
-                raise UserError(
-                    f"cannot go on building {folder} ({one_line(error)}); put that right and run the same command "
-                    "again, what is built is kept"
-                ) from error
-    fetcher.close()
-    return writer.finish(**source.about, **_summary(writer.counts, options, asked))
+    with closing(Writer(folder, asked)) as writer:
+        fetcher = Fetcher(client or Client(), folder / SPOOL, connections)
+        reads = source.read(writer.position)
+        done = writer.counts.get(ROWS, 0)
+        with tqdm(desc="Building", unit=" rows", unit_scale=True, initial=done, disable=None) as bar:
+            while reads_of_chunk := _chunk(reads, chunk):
+                try:
+                    _Chunk(source, writer, fetcher, options).add(reads_of_chunk, bar)
+                except OSError as error:
+                    raise UserError(
+                        f"cannot go on building {folder} ({one_line(error)}); put that right and run the same command "
+                        "again, what is built is kept"
+                    ) from error
+        fetcher.close()
+        return writer.finish(**source.about, **_summary(writer.counts, options, asked))
 
 
 def _chunk(reads: Iterator[Read], size: int) -> list[Read]:

@@ -65,14 +65,15 @@ class StoredImage(NamedTuple):
 
 
 class Writer:
-    """Adds items to a base that is being made, or goes on with one.
+    """Adds items to a base that is being made, or goes on with one; nobody else can until it is closed.
 
     Args:
         folder: of the base.
         settings: what decides the result; a build that was begun with others is not gone on with.
 
     Raises:
-        UserError: the folder cannot be written to, holds a finished base, or one begun with other settings.
+        UserError: the folder cannot be written to, holds a finished base, one begun with other settings, or one that
+            another process is making.
     """
 
     def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
@@ -87,22 +88,31 @@ class Writer:
         try:
             for name in GROUPS:
                 (folder / name).mkdir(parents=True, exist_ok=True)
-            self._state = sqlite3.connect(folder / STATE, isolation_level=None)
+            self._state = sqlite3.connect(folder / STATE, timeout=1.0, isolation_level=None)
             self._state.execute("pragma cache_size = -262144")  # KiB
+            # Held until the process ends, however it does: two builds in one folder would write the same files.
+            self._state.executescript("pragma locking_mode = exclusive; begin exclusive; commit")
             self._state.executescript(_TABLES)
             self._chunks = [Chunk(**json.loads(content)) for (content,) in self._select("chunks order by number")]
             begun = [json.loads(content) for (content,) in self._select("settings")]
         except (OSError, sqlite3.Error, ValueError) as error:
+            if "locked" in str(error):
+                raise UserError(f"{folder} is being built by another process; wait for it, or stop it") from error
             raise UserError(f"cannot make a knowledge base in {folder} ({one_line(error)}); name another") from error
         if not begun:
             self._state.execute("insert into settings values (?)", (json.dumps(settings),))
         elif begun[0] != settings:
+            self.close()
             names = sorted(k for k in {*begun[0], *settings} if begun[0].get(k) != settings.get(k))
             raise UserError(
                 f"{folder} was begun with {names[0]}={begun[0].get(names[0])!r}, not {settings.get(names[0])!r}; give "
                 "the same options, or another folder"
             )
         self._n_images = sum(chunk.images for chunk in self._chunks)
+
+    def close(self) -> None:
+        """Lets others go on."""
+        self._state.close()
 
     @property
     def position(self) -> Any:
@@ -237,7 +247,7 @@ class Writer:
             "files": files,
         }
         write_json(self.folder / MANIFEST, manifest)
-        self._state.close()
+        self.close()
         for path in self.folder.glob(f"{STATE}*"):
             path.unlink()
         return manifest

@@ -262,8 +262,8 @@ class KnowledgeModel(lmms):
             additional_metrics={
                 "total_requests": len(usages),
                 "memory_vectors": sum(u.memory_vectors for u in usages) / len(usages),
-                "retrieve_seconds": seconds["retrieve"],
-                "encode_seconds": seconds["encode"],
+                "retrieve_seconds": seconds["retrieve"] / len(usages),
+                "encode_seconds": seconds["encode"] / len(usages),
             },
         )
 
