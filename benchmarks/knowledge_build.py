@@ -33,7 +33,7 @@ from comem_lmms.data.http import Client
 from comem_lmms.knowledge import KnowledgeBase, Options, build, sources
 from comem_lmms.knowledge.candidates import Read
 
-MEASURED = Path(__file__).parent / "results/knowledge-build.json"
+MEASURED = Path(__file__).parent / "results/knowledge_build.json"
 STEP = 1000  # rows between two looks at the clock
 PER_IMAGE = 3  # rows, as in WIT: 37.6 M rows, 11.5 M images
 

@@ -210,8 +210,8 @@ def block(record: Part) -> str:
         lines += [
             "",
             f"Embedding {made['images']:,} JPEGs of 500 x 375 pixels with a {made['clip']} of random weights, end to "
-            f"end in one process: {made['per_second']:.2f} images/s, {100 * made['share_decoding']:.1f} % of the time in "
-            "decoding and preprocessing.",
+            f"end in one process: {made['per_second']:.2f} images/s, {100 * made['share_decoding']:.1f} % of the time "
+            "in decoding and preprocessing.",
         ]
     lines += ["", f"Measured by `{record['command']}` on {record['date']}, {record['machine']}; {record['versions']}."]
     return "\n".join([START, *lines, END])

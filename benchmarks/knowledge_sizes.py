@@ -1,0 +1,91 @@
+"""What bases of several sizes cost, worked out from what the two benchmarks beside this one measured.
+
+    python benchmarks/knowledge_build.py
+    python benchmarks/knowledge_search.py --sizes 100000 1000000
+    python benchmarks/knowledge_sizes.py
+
+The table goes between the markers in docs/knowledge.md. Nothing is measured here.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from comem_lmms.retrieval.choosing import choose
+
+ROOT = Path(__file__).parents[1]
+DOCUMENT = ROOT / "docs/knowledge.md"
+START, END = "<!-- sizes: written by benchmarks/knowledge_sizes.py -->", "<!-- end -->"
+
+ROWS, IMAGES = 37_600_000, 11_500_000  # of WIT
+BASES = {
+    "1 % of WIT": ROWS // 100,
+    "100,000 rows": 100_000,
+    "2 M rows, as the paper's": 2_000_000,
+    "all of WIT": ROWS,
+}
+SOURCE = 25e9 / ROWS  # bytes of WIT's files
+IMAGE = 330 * 0.93e9 / 6_480_000  # bytes: wit_base's files by its images, which are 300 pixels wide
+PER_SECOND = 10  # images fetched from one host
+DIMENSION = 768  # of ViT-L-14
+MEMORY = 32e9  # bytes that the index may take
+
+
+def block(built: dict[str, Any], searched: dict[str, Any]) -> str:
+    """The part of the document between the markers."""
+    texts, images = built["builds"]
+    largest = max(searched["indexes"], key=lambda row: (row["vectors"], row["type"] == "auto"))
+    indexing = largest["build"]["seconds"] / largest["vectors"]
+    lines = [
+        "| base | rows | images | WIT's files, GB | images fetched | built | texts, GB | images, GB | embedded | "
+        "embeddings, GB | index | indexed |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|---|--:|",
+    ]
+    for name, rows in BASES.items():
+        n = round(rows * IMAGES / ROWS)
+        of_texts = texts["size_mb"] * 1e6 / texts["items"] * rows
+        chosen = choose("auto", n, DIMENSION, MEMORY)
+        cells = [
+            f"{rows:,}",
+            f"{n:,}",
+            f"{SOURCE * rows / 1e9:.1f}",
+            duration(n / PER_SECOND),
+            duration(rows / images["rows_per_s"]),
+            f"{of_texts / 1e9:.1f}",
+            f"{IMAGE * n / 1e9:.1f}",
+            duration(n / searched["embedding"]["per_second"]),
+            f"{2 * DIMENSION * n / 1e9:.2f}",
+            chosen.factory,
+            duration(n * indexing),
+        ]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    lines += [
+        "",
+        f"Worked out by `python benchmarks/knowledge_sizes.py` from what `knowledge_build.py` ({built['date']}, "
+        f"{built['machine']}) and `knowledge_search.py` ({searched['date']}, {searched['machine']}) measured: "
+        f"{images['rows_per_s']:,.0f} rows/s with images (from a server without limits), {texts['rows_per_s']:,.0f} "
+        f"without, {searched['embedding']['per_second']:.2f} images/s by {searched['embedding']['clip']}, "
+        f"{1 / indexing:,.0f} vectors/s into the index of {largest['vectors']:,}.",
+    ]
+    return "\n".join([START, *lines, END])
+
+
+def duration(seconds: float) -> str:
+    """In the unit that makes it short."""
+    for unit, size in (("days", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:,.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def main() -> None:
+    results = ROOT / "benchmarks/results"
+    read = [json.loads((results / f"{name}.json").read_text()) for name in ("knowledge_build", "knowledge_search")]
+    table = block(*read)
+    text = DOCUMENT.read_text()
+    DOCUMENT.write_text(text.split(START)[0] + table + text.split(END)[1])
+    print(table)
+
+
+if __name__ == "__main__":
+    main()
