@@ -1,6 +1,7 @@
 """Tasks of lmms-eval by their names, loaded as it loads them, their documents with what can be asked of them out."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from difflib import get_close_matches
 from typing import Any
 
@@ -35,7 +36,8 @@ class Documents:
 
     def query(self, number: int) -> Query:
         """What a document asks, as `query_of` has it."""
-        return query_of(self._all, number, self._loaded.doc_to_messages, self.task)
+        query = query_of(self._all, number, self._loaded.doc_to_messages, self.task)
+        return replace(query, entity=self.facts(number).entity)
 
     def value(self, number: int, column: str) -> Any:
         """One cell of a document."""

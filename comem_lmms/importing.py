@@ -16,7 +16,7 @@ from comem_lmms.harness import Documents
 from comem_lmms.knowledge import KnowledgeBase
 from comem_lmms.knowledge.sources import mds
 from comem_lmms.queries import key_of
-from comem_lmms.records import By, Hit, Query
+from comem_lmms.records import By, Hit, Query, Right
 
 
 class Imported:
@@ -34,6 +34,8 @@ class Imported:
 
     kind, per_image, text_weight = "clip", None, None
     by: By = "image"
+    right: Right = "item_id"
+    titled = None
 
     def __init__(
         self, knowledge: KnowledgeBase, folder: Path, tasks: Sequence[Documents], fields: tuple[str, str]

@@ -6,7 +6,7 @@ from typing import Any
 from comem_lmms.errors import UserError, one_line
 from comem_lmms.images import IMAGE_ERRORS, images_of, open_image
 from comem_lmms.knowledge.rows import digest_of
-from comem_lmms.records import By, Query
+from comem_lmms.records import By, Query, Right
 
 
 def query_of(documents: Any, number: int, to_messages: Callable[[dict[str, Any]], Any], task: str) -> Query:
@@ -37,18 +37,23 @@ def query_of(documents: Any, number: int, to_messages: Callable[[dict[str, Any]]
     return Query(name, messages, image, None if gold is None else str(gold), text)
 
 
-def key_of(query: Query, kind: str, by: By = "image") -> bytes | None:
+def key_of(query: Query, kind: str, by: By = "image", right: Right = "item_id") -> bytes | None:
     """SHA-256 of what the hits of a query depend on: its pixels, its text or both and, in a control, its right item;
     None if it lacks what it is to be searched by.
+
+    A document does not tell its entity to whoever answers it, so in a control by entity the question stands for it.
 
     The pixels are those of the decoded RGB image with its size, so neither the file's format nor the task matters.
 
     Args:
         kind: of the retrieval: "clip", "oracle" or "wrong".
         by: what is searched with.
+        right: what tells a control the right items.
     """
     if lacks(query, by):
         return None
+    if kind != "clip" and right == "entity":
+        kind, by = "clip", by if by == "text" else "both"
     gold = None if kind == "clip" or query.gold is None else query.gold.encode()
     parts = [gold] if by == "image" else [gold, query.text.encode()]
     if by != "text":

@@ -8,6 +8,7 @@ from PIL import Image
 Retrieval = Literal["clip", "oracle", "wrong"]  # how items are found; the last two are controls
 KINDS: tuple[Retrieval, ...] = get_args(Retrieval)
 By = Literal["image", "text", "both"]  # what of a question is searched with
+Right = Literal["item_id", "entity"]  # what of a document tells controls its right items
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class Query:
         name: what errors call it, e.g. "document 3 of task microseek".
         messages: the chat, as lmms-eval's ``doc_to_messages`` made it.
         image: the image to retrieve by, None if the question has none.
+        entity: the title of the page that the question is about where the task tells, for controls in runs.
         text: what is asked, to retrieve by in place of the image or with it.
         gold: the id of the right knowledge item where the document tells (``item_id``), for controls and recall.
     """
@@ -46,3 +48,4 @@ class Query:
     image: Image.Image | None = field(default=None, repr=False)
     gold: str | None = None
     text: str = ""
+    entity: str | None = None

@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -19,10 +19,11 @@ from comem_lmms import __version__
 from comem_lmms.errors import UserError
 from comem_lmms.files import read_json, sha256, write_json
 from comem_lmms.harness import Documents
-from comem_lmms.knowledge.rows import digest_of
+from comem_lmms.knowledge import KnowledgeBase
+from comem_lmms.knowledge.rows import digest_of, same_title
 from comem_lmms.knowledge.shards import Shards
 from comem_lmms.queries import key_of
-from comem_lmms.records import Query
+from comem_lmms.records import Query, Right
 from comem_lmms.runs.run import DOCUMENTS, FORMAT, FOUND, HITS, MANIFEST, PARTS, SCHEMAS, Run
 
 if TYPE_CHECKING:
@@ -54,16 +55,29 @@ class _Parts(NamedTuple):
     documents: Shards
 
 
-def check(folder: Path, kind: str, tasks: Sequence[Documents]) -> None:
-    """Raises UserError for what is wrong and can be known before a model is loaded."""
+def check(folder: Path, kind: str, tasks: Sequence[Documents]) -> Right:
+    """What tells a control the right items of all documents.
+
+    Raises:
+        UserError: something is wrong that can be known before a model is loaded.
+    """
     if (folder / MANIFEST).exists():
         raise UserError(f"{folder} holds a finished run; remove it, or name another folder")
+    if kind == "clip" or all("item_id" in documents.columns for documents in tasks):
+        return "item_id"
     for documents in tasks:
-        if kind != "clip" and "item_id" not in documents.columns:
+        if "entity" not in documents.declared:
             raise UserError(
-                f"--kind {kind} needs the id of each document's right item, and those of task {documents.task} have no "
-                "`item_id`; use --kind clip"
+                f"--kind {kind} needs the right item of each document, and those of task {documents.task} have no "
+                "`item_id` nor an entity; use --kind clip"
             )
+    return "entity"
+
+
+def titled(knowledge: KnowledgeBase, tasks: Sequence[Documents]) -> dict[str, list[int]]:
+    """The rows of every entity of the tasks' documents, by its title; none where the base has no such page."""
+    entities = (documents.facts(number).entity for documents in tasks for number in range(len(documents)))
+    return knowledge.titled({same_title(entity) for entity in entities if entity})
 
 
 def retrieve(folder: Path, tasks: Sequence[Documents], retriever: "Finder", k: int) -> Run:
@@ -150,7 +164,7 @@ def _write_part(part: _Part, seen: set[bytes], retriever: "Finder", k: int) -> N
     def queries() -> Iterator[Query]:
         for number in range(part.start, part.stop):
             query = part.documents.query(number)
-            key = key_of(query, retriever.kind, retriever.by)
+            key = key_of(query, retriever.kind, retriever.by, retriever.right)
             named = {"task": part.documents.task, "document": number, "key": key, "item_id": query.gold}
             rows.append({**named, **part.documents.facts(number)._asdict()})
             if key is not None and key not in seen:
@@ -195,6 +209,8 @@ def _finish(folder: Path, parts: "_Parts", tasks: Sequence[Documents], retriever
         "text_weight": retriever.text_weight,
         "k": k,
         "per_image": retriever.per_image,
+        "right": retriever.right,
+        "without_right_item": None if retriever.titled is None else _homeless(parts.documents, retriever.titled),
         "knowledge": {
             "fingerprint": retriever.knowledge.fingerprint,
             "folder": str(retriever.knowledge.folder.resolve()),
@@ -220,6 +236,11 @@ def _asking(documents: Shards) -> dict[tuple[str, bytes], list[int]]:
             if key is not None:
                 asking.setdefault((task, key), []).append(document)
     return asking
+
+
+def _homeless(documents: Shards, titled: Mapping[str, Sequence[int]]) -> int:
+    """Documents whose entity has no page in the base."""
+    return sum(not (entity and titled[same_title(entity)]) for entity in _column(documents, "entity"))
 
 
 def _counts(documents: Documents, asking: dict[tuple[str, bytes], list[int]]) -> dict[str, Any]:

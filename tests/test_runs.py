@@ -23,16 +23,17 @@ from comem_lmms.cli import main
 from comem_lmms.errors import UserError
 from comem_lmms.harness import Documents
 from comem_lmms.knowledge import KnowledgeBase
+from comem_lmms.knowledge.rows import same_title
 from comem_lmms.models.vanilla_rag import VanillaRAG
 from comem_lmms.plugin import task_folder
 from comem_lmms.queries import key_of
 from comem_lmms.records import Query
 from comem_lmms.report import read_rows
 from comem_lmms.retrieval import Retriever
-from comem_lmms.retrieve import PART, retrieve
+from comem_lmms.retrieve import PART, retrieve, titled
 from comem_lmms.runs import Replay, Run
 from comem_lmms.runs.facts import NORMALISERS, declared, facts
-from comem_lmms.runs.recall import contains, recall, title, wording
+from comem_lmms.runs.recall import contains, recall, wording
 from comem_lmms.scoring.normalise import squad, vqa
 
 LIMIT = 12
@@ -284,19 +285,66 @@ def test_a_finished_run_is_not_overwritten(runs, microseek, knowledge):
         retrieve(runs / "clip", [Documents("microseek", microseek)], Retriever(knowledge), 5)
 
 
-def test_controls_need_documents_that_tell_their_item(tmp_path, questions, knowledge):
-    tasks = spoiled_task(tmp_path, questions, {"bytes": png(questions[2]["image"]), "path": None})
-    text = (
-        (tmp_path / "spoiled.yaml")
-        .read_text()
-        .replace("test_split: test\n", "test_split: test\nprocess_docs: !function utils.docs\n")
-    )
-    (tmp_path / "spoiled.yaml").write_text(text)
+@pytest.fixture
+def without_ids(tmp_path, questions):
+    """MicroSeek's first four documents without the ids of their items; the third shows the fourth's image."""
+    tasks = spoiled_task(tmp_path, questions, {"bytes": png(questions[3]["image"]), "path": None})
+    path = tmp_path / "spoiled.yaml"
+    split = "test_split: test\n"
+    path.write_text(path.read_text().replace(split, split + "process_docs: !function utils.docs\n"))
     with (tmp_path / "utils.py").open("a") as utils:
         utils.write("\n\ndef docs(rows):\n    return rows.remove_columns('item_id')\n")
-    task = tasks.load_task_or_group(["spoiled"], "chat")["spoiled"]
-    with pytest.raises(UserError, match="--kind oracle needs the id of each document's right item"):
+    return tasks
+
+
+def test_controls_need_documents_that_tell_their_item(without_ids, tmp_path, knowledge):
+    task = without_ids.load_task_or_group(["spoiled"], "chat")["spoiled"]
+    with pytest.raises(UserError, match="--kind oracle needs the right item of each document, and those of task spoil"):
         retrieve(tmp_path / "run", [Documents("spoiled", task)], Retriever(knowledge, "oracle"), 2)
+
+
+def test_controls_by_the_title_of_an_entity(without_ids, tmp_path, knowledge, questions):
+    """Three pages have it, or none; two documents with one image ask about different pages."""
+    found = {q["item_id"]: knowledge.row(knowledge.find(q["item_id"])) for q in questions[:40]}
+    pages = list(found.values())
+    wanted = [pages[0], pages[5], pages[6], pages[7]]
+    small = base(
+        tmp_path / "kb",
+        [*pages, *(pages[0]._replace(id=f"again {i}", text="x", title=pages[0].title.upper()) for i in range(2))],
+    )
+    titles = [wanted[0].title.replace(" ", "_"), "No such page", wanted[2].title, wanted[3].title]
+    task = without_ids.load_task_or_group(["spoiled"], "chat")["spoiled"]
+    documents = Documents("spoiled", task)
+    documents.declared = {"entity": lambda doc: titles[[q["question"] for q in questions[:4]].index(doc["question"])]}
+    clip = retrieve(tmp_path / "clip", [documents], Retriever(small), 6)
+    live = [next(iter(Replay(clip, small).search([documents.query(n)], 6))) for n in range(4)]
+    rows = titled(small, [documents])
+    assert {title: len(rows) for title, rows in rows.items()} == {
+        **dict.fromkeys(map(same_title, titles), 1),
+        **{same_title(titles[0]): 3, "no such page": 0},
+    }
+    for kind in ("oracle", "wrong"):
+        made = retrieve(tmp_path / kind, [documents], Retriever(small, kind, titled=rows), 6)
+        assert (made.manifest["right"], made.manifest["without_right_item"]) == ("entity", 1)
+        results = evaluate(
+            "vanilla_rag",
+            ("spoiled",),
+            task_manager=without_ids,
+            model_args=f"knowledge={small.folder},retrieval={made.folder},top_k=6",
+        )
+        for number, shown in enumerate(one["retrieved"] for one in usages(results, "spoiled")):
+            ranked = [hit.id for hit in live[number]]
+            right = [small.id(row) for row in rows[same_title(titles[number])]]
+            if kind == "wrong":
+                assert [id_ for id_ in ranked if id_ not in right] == shown[
+                    : len([i for i in ranked if i not in right])
+                ]
+                assert len(shown) == 6
+                assert not set(shown) & set(right)
+            elif right:
+                assert shown[0] == next((id_ for id_ in ranked if id_ in right), right[0])
+            else:
+                assert shown == ranked
 
 
 # ---- what is refused ------------------------------------------------------------------------------------------------
@@ -478,7 +526,7 @@ def test_a_word_becomes_the_same_in_an_answer_and_in_a_text(normalise):
 
 
 def test_titles_differ_in_more_than_spelling():
-    assert title("Aynhoe_Park") == title(" aynhoe  park") != title("Aynhoe Park (house)")
+    assert same_title("Aynhoe_Park") == same_title(" aynhoe  park") != same_title("Aynhoe Park (house)")
 
 
 def test_a_document_tells_what_its_task_declares():

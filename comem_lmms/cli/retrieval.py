@@ -72,12 +72,12 @@ def _retrieve(arguments: argparse.Namespace) -> None:
     from comem_lmms import micro
     from comem_lmms.harness import documents
     from comem_lmms.knowledge import KnowledgeBase
-    from comem_lmms.retrieve import check, retrieve
+    from comem_lmms.retrieve import check, retrieve, titled
 
     logger.remove()  # lmms-eval tells about every file that it reads; errors come as UserError
     knowledge = KnowledgeBase.open(micro.resolve(arguments.knowledge, "knowledge"))
     tasks = documents(arguments.tasks.split(","), arguments.limit, arguments.include_path)
-    check(arguments.out, arguments.kind, tasks)
+    right = check(arguments.out, arguments.kind, tasks)
 
     import torch
 
@@ -94,6 +94,7 @@ def _retrieve(arguments: argparse.Namespace) -> None:
         arguments.per_image,
         arguments.query,
         arguments.text_weight,
+        titled(knowledge, tasks) if right == "entity" else None,
         arguments.search_device,
     )
     _tell(arguments.out, retrieve(arguments.out, tasks, retriever, arguments.top_k).manifest)
@@ -125,6 +126,10 @@ def _tell(folder: Path, about: dict[str, Any]) -> None:
         f"({about['not_searched']} without {needed}, which have no hits), {about['fewer_than_k']} with fewer than "
         f"{about['k']} hits, fingerprint {about['fingerprint'][:12]}"
     )
+    if lacking := about["without_right_item"]:
+        print(
+            f"{lacking} documents ask about a page that the knowledge base has not, so {about['kind']} is clip for them"
+        )
 
 
 def _needed(about: dict[str, Any]) -> str:

@@ -6,7 +6,7 @@ is computed from the rows, not from the files, so the same content has the same 
 """
 
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from comem_lmms.errors import UserError
 from comem_lmms.files import read_json, sha256
 from comem_lmms.images import IMAGE_ERRORS, open_image
 from comem_lmms.knowledge import lookups
-from comem_lmms.knowledge.rows import IMAGES, ITEMS, Row
+from comem_lmms.knowledge.rows import IMAGES, ITEMS, Row, same_title
 from comem_lmms.knowledge.shards import Shards
 from comem_lmms.knowledge.writing import FORMAT, MANIFEST, REJECTS, SPOOL, STATE, Writer
 from comem_lmms.records import KnowledgeItem
@@ -113,6 +113,15 @@ class KnowledgeBase:
         for batch in self._items.batches(["language", "text"]):
             columns = batch.to_pydict()
             yield from zip(columns["language"], columns["text"], strict=True)
+
+    def titled(self, wanted: Collection[str]) -> dict[str, list[int]]:
+        """The rows of each of some titles, as `same_title` makes them, ascending; reads all titles."""
+        found: dict[str, list[int]] = {title: [] for title in wanted}
+        titles = (title for batch in self._items.batches(["title"]) for title in batch.column("title").to_pylist())
+        for row, title in enumerate(titles):
+            if (rows := found.get(same_title(title))) is not None:
+                rows.append(row)
+        return found
 
     def verify(self) -> None:
         """Reads every file and compares it with the manifest.

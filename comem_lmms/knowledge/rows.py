@@ -59,6 +59,11 @@ def key(title: str, text: str, image_sha256: str | None) -> bytes:
     return digest_of(title.encode(), text.encode(), image).digest()
 
 
+def same_title(text: str) -> str:
+    """A title without what titles of one page may differ in: case of letters, underscores for spaces."""
+    return " ".join(text.replace("_", " ").split()).casefold()
+
+
 def digest_of(*fields: bytes | None) -> "hashlib._Hash":
     """SHA-256 over fields, each preceded by its length so that they cannot run together."""
     digest = hashlib.sha256()

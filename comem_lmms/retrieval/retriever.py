@@ -1,12 +1,13 @@
 """The retriever: queries in, for each the top-k hits of a knowledge base out, best first.
 
 Images of items are searched with a query's image, as the paper does, with its text, or with both. Besides CLIP
-retrieval there are two controls. Both start from the CLIP ranking and need the id of the right item:
-``oracle`` moves it to the first place, ``wrong`` removes it.
+retrieval there are two controls, which start from the CLIP ranking and need to know the right items: ``oracle`` moves
+the best of them to the first place, ``wrong`` removes them. They are known by the document's ``item_id``, or in a run
+by the title of its entity.
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -15,8 +16,9 @@ import torch
 
 from comem_lmms.errors import UserError
 from comem_lmms.knowledge import KnowledgeBase
+from comem_lmms.knowledge.rows import same_title
 from comem_lmms.queries import check
-from comem_lmms.records import KINDS, By, Hit, Query
+from comem_lmms.records import KINDS, By, Hit, Query, Right
 from comem_lmms.retrieval.clip import BATCH, ClipEmbedder
 from comem_lmms.retrieval.index import Index
 
@@ -32,6 +34,7 @@ class Retriever:
         per_image: items of one image that are taken at most; all by default.
         by: what of a query is searched with.
         text_weight: with ``by="both"``, that of the text, from 0 to 1; the image has the rest.
+        titled: for controls by entity, the rows of each title (`same_title`) that is asked for.
         search_device: where the index is searched; on a GPU with faiss-gpu.
 
     Raises:
@@ -50,6 +53,7 @@ class Retriever:
         per_image: int | None = None,
         by: By = "image",
         text_weight: float = 0.5,
+        titled: Mapping[str, Sequence[int]] | None = None,
         search_device: str = "cpu",
     ) -> None:
         if kind not in KINDS:
@@ -60,6 +64,8 @@ class Retriever:
             raise UserError(f"the weight of the text is {text_weight}; give one from 0 (image alone) to 1 (text alone)")
         self.knowledge, self.kind, self.per_image = knowledge, kind, per_image
         self.by, self.text_weight = by, text_weight if by == "both" else None
+        self.titled = titled
+        self.right: Right = "item_id" if titled is None else "entity"
         self._index = Index.open(knowledge, search_device)
         self._check(top_k)
         about: dict[str, Any] = self._index.about
@@ -80,6 +86,8 @@ class Retriever:
         parts = [self.kind, self.knowledge.fingerprint, self._embedder.fingerprint, index, str(self.per_image)]
         if self.by != "image":
             parts += [self.by, str(self.text_weight), self._embedder.text_fingerprint]
+        if self.right != "item_id":
+            parts.append(self.right)
         return hashlib.sha256(" ".join(parts).encode()).hexdigest()
 
     def search(self, queries: Iterable[Query], k: int) -> Iterator[list[Hit]]:
@@ -91,11 +99,11 @@ class Retriever:
         """
         self._check(k)
         stream = (check(query, self.by) for query in queries)
+        depth = k + max(map(len, (self.titled or {}).values()), default=1)  # "wrong" drops as many
         while batch := list(islice(stream, BATCH)):
-            # One more than asked for, since "wrong" drops one.
-            scores, numbers = self._index.search(self._vectors(batch), min(k + 1, len(self._index)))
+            scores, numbers = self._index.search(self._vectors(batch), min(depth, len(self._index)))
             for query, score, image in zip(batch, scores.tolist(), numbers.tolist(), strict=True):
-                yield self._controlled(list(islice(self._hits(image, score), k + 1)), query.gold)[:k]
+                yield self._controlled(list(islice(self._hits(image, score), depth)), query)[:k]
 
     def _vectors(self, queries: list[Query]) -> np.ndarray:
         images = [query.image for query in queries if query.image is not None]
@@ -117,19 +125,28 @@ class Retriever:
                 f"top_k={k} but knowledge base {self.knowledge.folder} has {available} items to find; lower top_k"
             )
 
-    def _controlled(self, ranked: list[Hit], gold: str | None) -> list[Hit]:
+    def _controlled(self, ranked: list[Hit], query: Query) -> list[Hit]:
         if self.kind == "clip":
             return ranked
-        row = None if gold is None else self.knowledge.find(gold)
-        if gold is None or row is None:
-            raise UserError(
-                f"retrieval={self.kind} needs the id of the right item in the document's `item_id`, and {gold!r} is "
-                f"not in knowledge base {self.knowledge.folder}; use retrieval=clip"
-            )
-        others = [hit for hit in ranked if hit.id != gold]
+        right = self._right(query)
         if self.kind == "wrong":
-            return others
-        return [Hit(gold, row, 1.0), *others]
+            return [hit for hit in ranked if hit.row not in right]
+        if not right:
+            return ranked
+        first = next((hit.row for hit in ranked if hit.row in right), right[0])
+        return [Hit(self.knowledge.id(first), first, 1.0), *(hit for hit in ranked if hit.row != first)]
+
+    def _right(self, query: Query) -> Sequence[int]:
+        """The rows of a query's right items; none where the base has no page of its entity."""
+        if self.titled is not None:
+            return self.titled.get(same_title(query.entity), ()) if query.entity else ()
+        row = None if query.gold is None else self.knowledge.find(query.gold)
+        if row is None:
+            raise UserError(
+                f"retrieval={self.kind} needs the id of the right item in the document's `item_id`, and {query.gold!r} "
+                f"is not in knowledge base {self.knowledge.folder}; use retrieval=clip"
+            )
+        return [row]
 
 
 def mixed(images: np.ndarray, texts: np.ndarray, weight: float) -> np.ndarray:

@@ -17,6 +17,7 @@ import numpy as np
 
 from comem_lmms.errors import UserError
 from comem_lmms.knowledge import KnowledgeBase
+from comem_lmms.knowledge.rows import same_title
 from comem_lmms.runs.facts import normaliser
 from comem_lmms.runs.run import Run
 from comem_lmms.scoring.aggregate import Estimate, estimate
@@ -81,11 +82,6 @@ def looked_for(document: Mapping[str, Any], measure: str) -> Any:
     return document[{"item": "item_id", "entity": "entity", "answer": "answers"}[measure]]
 
 
-def title(text: str) -> str:
-    """A title without what titles of one page may differ in: case of letters, underscores for spaces."""
-    return " ".join(text.replace("_", " ").split()).casefold()
-
-
 def wording(text: str, normalise: Callable[[str], str]) -> str:
     """A text normalised word by word, so that a word becomes the same in an answer and in a long text."""
     return " ".join(" ".join(map(normalise, text.split())).split())
@@ -118,14 +114,14 @@ def _text_ranks(run: Run, documents: Sequence[dict[str, Any]], knowledge: Knowle
     ranks = {measure: np.full(len(documents), NOWHERE) for measure in ("entity", "answer")}
     words = {task: cache(normaliser(task, about["normalise"])) for task, about in run.manifest["tasks"].items()}
     answers = [[wording(answer, words[row["task"]]) for answer in row["answers"]] for row in documents]
-    entities = [title(row["entity"]) if row["entity"] else None for row in documents]
+    entities = [same_title(row["entity"]) if row["entity"] else None for row in documents]
     row = -1
     for row_, number, rank in _hits(run, documents, knowledge).tolist():
         if row_ != row:
             row = row_
             page, text = knowledge.words(row)
             worded: dict[Any, str] = {}
-        if entities[number] == title(page):
+        if entities[number] == same_title(page):
             ranks["entity"][number] = min(ranks["entity"][number], rank)
         if answers[number] and rank < ranks["answer"][number]:
             normalise = words[documents[number]["task"]]

@@ -45,7 +45,7 @@ class Replay:
             log.warning("%s of %s questions have fewer than %s hits in %s", short, asked, k, self.run.folder)
 
     def _hits(self, query: Query, k: int) -> list[Hit]:
-        key = key_of(check(query, self.run.by), self.kind, self.run.by)
+        key = key_of(check(query, self.run.by), self.kind, self.run.by, self.run.right)
         row = None if key is None else self.run.row(key)
         if row is None:
             tasks = ", ".join(self.run.manifest["tasks"])

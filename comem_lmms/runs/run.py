@@ -14,7 +14,7 @@ from comem_lmms.errors import UserError
 from comem_lmms.files import read_json, sha256
 from comem_lmms.knowledge import KnowledgeBase
 from comem_lmms.knowledge.shards import Shards
-from comem_lmms.records import By
+from comem_lmms.records import By, Right
 
 FORMAT = 1
 MANIFEST, HITS, DOCUMENTS, PARTS = "manifest.json", "hits.parquet", "documents.parquet", "parts"
@@ -46,6 +46,7 @@ class Run:
         manifest: what is in ``manifest.json``.
         kind: "clip", "oracle" or "wrong".
         by: what of a question was searched with: "image", "text" or "both".
+        right: what told a control the right items: "item_id", or the document's "entity".
         k: hits that were asked for, a query.
         fingerprint: SHA-256 over the knowledge base's, the kind, and all rows.
     """
@@ -54,6 +55,7 @@ class Run:
         self.folder, self.manifest = folder, manifest
         self.kind, self.k, self.fingerprint = str(manifest["kind"]), int(manifest["k"]), str(manifest["fingerprint"])
         self.by: By = manifest["query"]
+        self.right: Right = manifest["right"]
         self.hits, self.documents = (self._table(name) for name in (HITS, DOCUMENTS))
 
     @staticmethod
