@@ -89,6 +89,9 @@ def test_infoseek_is_prepared(infoseek, host, shards, caplog):
     host.files["/infoseek/infoseek_val_qtype.jsonl"] = lines(
         [{"data_id": f"v_{n}", "question_type": kind} for n, kind in ((1, "String"), (2, "string"), (3, "numerical"))]
     )
+    host.files["/infoseek/infoseek_val_withkb.jsonl"] = lines(
+        [{"data_id": f"v_{n}", "entity_id": f"Q{n}", "entity_text": f"Page {n}"} for n in (3, 1)]
+    )
     (said,) = prepare(infoseek, str(shards), QUICK)
     assert said == f"infoseek: validation 3 documents and 2 images in {data.root() / 'infoseek'}"
     rows = prepared("infoseek", "validation")
@@ -99,10 +102,12 @@ def test_infoseek_is_prepared(infoseek, host, shards, caplog):
             "question": datasets.Value("string"),
             **dict.fromkeys(("answer", "answer_eval"), datasets.List(datasets.Value("string"))),
             "answer_range": datasets.List(datasets.Value("float64")),
-            **dict.fromkeys(("data_split", "question_type"), datasets.Value("string")),
+            **dict.fromkeys(("data_split", "question_type", "entity_id", "entity_text"), datasets.Value("string")),
         }
     )
     assert rows["question_type"][:] == ["String", "String", "Numerical"]
+    assert rows["entity_text"][:] == ["Page 1", "", "Page 3"]
+    assert rows["entity_id"][:] == ["Q1", "", "Q3"]
     assert rows["answer_eval"][:] == [["Ada", "A."], ["1868", "1869"], []]
     assert rows["answer_range"][:] == [[], [], [9.0, 11.0]]
     assert rows[1]["image"].size == (8, 6)

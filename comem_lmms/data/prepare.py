@@ -97,15 +97,20 @@ def _is_ready(folder: Path) -> bool:
 
 def _types_came(source: Source, folder: Path) -> bool:
     """Whether the official question types, which were missing, are there now."""
-    types = [places.downloads() / file.name for file in source.files if file.optional]
+    types = _types(source)
     return store.manifest(folder).get("question_types") == "derived" and any(path.is_file() for path in types)
+
+
+def _types(source: Source) -> list[Path]:
+    """Where the official question types would lie."""
+    return [places.downloads() / file.name for file in source.files if file.name.endswith("_qtype.jsonl")]
 
 
 def _described(source: Source, folder: Path) -> list[str]:
     about = store.manifest(folder)
     splits = ", ".join(f"{split} {number:,}" for split, number in about["splits"].items())
     said = [f"{source.name}: {splits} documents and {about['images']:,} images in {folder}"]
-    types = [places.downloads() / file.name for file in source.files if file.optional]
+    types = _types(source)
     if about.get("question_types") == "derived" and types:
         said.append(
             "question types were derived from the answers: the official file of types could not be had "

@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 Row = dict[str, Any]
 Paths = Sequence[Path | None]
 
+_ENTITY = ("entity_id", "entity_text")
 _INFOSEEK = {
     "data_id": "string",
     "image_id": "string",
@@ -30,6 +31,8 @@ _INFOSEEK = {
     "answer_range": "floats",  # lowest and highest right number, else empty
     "data_split": "string",
     "question_type": "string",  # String, Time or Numerical
+    "entity_id": "string",  # of Wikidata, and the title of its page; empty where the official file could not be had
+    "entity_text": "string",
 }
 COLUMNS: Mapping[Kind, Mapping[str, str]] = {
     "infoseek": _INFOSEEK,
@@ -71,20 +74,20 @@ COLUMNS: Mapping[Kind, Mapping[str, str]] = {
 
 
 def infoseek(paths: Paths, split: str) -> dict[str, list[Row]]:
-    """InfoSeek's annotations and, if there is one, the file of question types."""
-    annotations, *types = paths
-    return {split: list(_infoseek_rows(annotations, types[0] if types else None).values())}
+    """InfoSeek's annotations and, where they could be had, the files of question types and of entities."""
+    annotations, *more = paths
+    return {split: list(_infoseek_rows(annotations, more).values())}
 
 
 def infoseek_translated(paths: Paths, split: str) -> dict[str, list[Row]]:
-    """English annotations, question types, and annotations in another language.
+    """English annotations, annotations in another language, and as above.
 
     The English row wins but for the question. A question that was not translated stays English, as in the reference,
     and so do its answers.
     """
-    annotations, types, translation = paths
-    english = _infoseek_rows(annotations, types)
-    translated = _infoseek_rows(translation, None)
+    annotations, translation, *more = paths
+    english = _infoseek_rows(annotations, more)
+    translated = _infoseek_rows(translation, ())
     if unknown := translated.keys() - english.keys():
         raise UserError(f"{translation}: {min(unknown)} is not in {annotations}; download both again with --force")
     rows = []
@@ -222,8 +225,10 @@ def _record(line: bytes, where: str) -> dict[str, Any]:
     return record
 
 
-def _infoseek_rows(path: Path | None, types: Path | None) -> dict[str, Row]:
+def _infoseek_rows(path: Path | None, more: Paths) -> dict[str, Row]:
     """By id. Types are those of the official file, or by the rule that stands in for it."""
+    types, pages = (next((p for p in more if p and p.stem.endswith(end)), None) for end in ("_qtype", "_withkb"))
+    entities = {record["data_id"]: record for record in records(pages, "data_id", *_ENTITY)} if pages else {}
     known = None
     if types is not None:
         known = {
@@ -253,6 +258,7 @@ def _infoseek_rows(path: Path | None, types: Path | None) -> dict[str, Row]:
             "answer_range": [float(x) for x in accepted[0]["range"][:2]] if number else [],
             "data_split": record["data_split"],
             "question_type": kind,
+            **{name: entities[id_][name] if id_ in entities else "" for name in _ENTITY},
         }
     return rows
 

@@ -167,6 +167,12 @@ _INFOSEEK_IMAGES = Images(
     },
 )
 _QTYPE = File("infoseek/infoseek_val_qtype.jsonl", f"{_GCS}/infoseek/infoseek_val_qtype.jsonl", optional=True)
+_PAGES = File(
+    "infoseek/infoseek_val_withkb.jsonl", f"{_GCS}/infoseek/infoseek_val_withkb.jsonl", about=21 * MB, optional=True
+)
+_PAGES_TRAIN = File(
+    "infoseek/infoseek_train_withkb.jsonl", f"{_GCS}/infoseek/infoseek_train_withkb.jsonl", about=84 * MB, optional=True
+)
 _PAPER = File(
     "comem/infoseek_val.jsonl",
     f"{_COMEM}/infoseek/val_dataset/infoseek_val.jsonl",
@@ -187,7 +193,7 @@ def _translated(name: str, language: str, rows: int = 4_708, **known: object) ->
         kind="infoseek_translated",
         counts={"validation": 4_708},
         licence=f"{_COMEM_LICENCE}, as are the translations (GPT-4o-mini)",
-        files=(_PAPER, _QTYPE, translation),
+        files=(_PAPER, translation, _QTYPE, _PAGES),
         images=_INFOSEEK_IMAGES,
     )
 
@@ -198,7 +204,11 @@ _ALL = (
         kind="infoseek",
         counts={"validation": 73_620},  # InfoSeek's paper, Table 7
         licence=_APACHE,
-        files=(File("infoseek/infoseek_val.jsonl", f"{_GCS}/infoseek/infoseek_val.jsonl", about=21 * MB), _QTYPE),
+        files=(
+            File("infoseek/infoseek_val.jsonl", f"{_GCS}/infoseek/infoseek_val.jsonl", about=21 * MB),
+            _QTYPE,
+            _PAGES,
+        ),
         images=_INFOSEEK_IMAGES,
     ),
     Source(
@@ -206,7 +216,7 @@ _ALL = (
         kind="infoseek",
         counts={"validation": 4_708},
         licence=_COMEM_LICENCE,
-        files=(_PAPER, _QTYPE),
+        files=(_PAPER, _QTYPE, _PAGES),
         images=_INFOSEEK_IMAGES,
     ),
     _translated(
@@ -224,7 +234,10 @@ _ALL = (
         kind="infoseek",
         counts={"train": 934_048},  # InfoSeek's paper, Table 7
         licence=_APACHE,
-        files=(File("infoseek/infoseek_train.jsonl", f"{_GCS}/infoseek/infoseek_train.jsonl", about=245 * MB),),
+        files=(
+            File("infoseek/infoseek_train.jsonl", f"{_GCS}/infoseek/infoseek_train.jsonl", about=245 * MB),
+            _PAGES_TRAIN,
+        ),
         images=_OVEN_IMAGES,
     ),
     Source(
