@@ -375,7 +375,7 @@ def test_damaged_annotations_are_refused(infoseek, host, shards, content, said):
 def test_a_shrunken_translation_is_refused(host, shards):
     host.files["/comem/infoseek_val.jsonl"] = host.files["/comem/infoseek_val_chinese.jsonl"] = lines(ROWS)
     source = moved(SOURCES["infoseek_zh"], host, {"validation": 3})
-    files = (*source.files[:2], replace(source.files[2], rows=4_708))
+    files = (source.files[0], replace(source.files[1], rows=4_708), *source.files[2:])
     with pytest.raises(UserError, match=r"has 3 rows, but 4,708 are published"):
         prepare(replace(source, files=files), str(shards), QUICK)
 
