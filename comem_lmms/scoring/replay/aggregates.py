@@ -24,7 +24,8 @@ def compare_aggregates(result: Row, rows: list[Row]) -> Iterator[Group]:
 def _quantities(expected: Any, ours: Any, path: str = "") -> Iterator[Compared]:
     """The recorded numbers one by one.
 
-    Where ours has ``overall``, that is the number with no name or a general one, and other names are exempt.
+    Where ours has ``overall``, that is the number with no name or a general one. One of another name that ours lacks
+    is a mismatch.
     """
     if not isinstance(expected, Mapping) or not isinstance(ours, Mapping):
         yield Compared(path, expected, ours.get("overall") if isinstance(ours, Mapping) else ours)
@@ -36,7 +37,7 @@ def _quantities(expected: Any, ours: Any, path: str = "") -> Iterator[Compared]:
         elif name in OVERALL and (isinstance(value, Mapping) or "overall" in ours):
             yield from _quantities(value, ours, here)
         elif name not in DESCRIPTIONS:
-            yield Compared(here, value, None, f"{name} is no quantity known here" if "overall" in ours else None)
+            yield Compared(here, value, "no quantity known here")
 
 
 DESCRIPTIONS = ("benchmark", "set", "file", "scorer", "n", "n_query", "n_entity", "note")
