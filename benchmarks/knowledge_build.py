@@ -1,7 +1,9 @@
 """``kb build`` over made-up rows in WIT's format, with its defects: rows/s, memory, and cost late against early.
 
     python benchmarks/knowledge_build.py                                    # 1 M rows of text, 20 k with images
-    python benchmarks/knowledge_build.py --rows 20000 --image-rows 2000 --out small.json
+    python benchmarks/knowledge_build.py --rows 20000 --image-rows 2000 --items 100000 --out small.json
+
+What a build keeps in memory for each item is the lookups that end it; these are made for as many items as WIT has.
 
 Each build runs in a process of its own, so that its peak memory is its own. Images are drawn and served by another
 process of this machine, at no limit of rate; what Wikimedia would allow is another matter.
@@ -17,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import date
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -26,11 +28,12 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import pyarrow as pa
 import wit_rows
 from PIL import Image
 
 from comem_lmms.data.http import Client
-from comem_lmms.knowledge import KnowledgeBase, Options, build, sources
+from comem_lmms.knowledge import KnowledgeBase, Options, build, lookups, sources
 from comem_lmms.knowledge.candidates import Read
 
 MEASURED = Path(__file__).parent / "results/knowledge_build.json"
@@ -42,14 +45,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=1_000_000, help="built as texts alone (%(default)s)")
     parser.add_argument("--image-rows", type=int, default=20_000, help="built with images (%(default)s)")
+    parser.add_argument("--items", type=int, default=37_600_000, help="whose lookups are made (%(default)s)")
     parser.add_argument("--broken", type=float, default=0.01, help="share of rows with a defect (%(default)s)")
     parser.add_argument("--folder", type=Path, help="for the rows and the bases; default: a temporary one")
     parser.add_argument("--out", type=Path, default=MEASURED, help="JSON of the results (%(default)s)")
     parser.add_argument("--child", nargs=3, metavar=("SOURCE", "BASE", "IMAGES"), help=argparse.SUPPRESS)
+    parser.add_argument("--lookups", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.serve:
         return _serve()
+    if arguments.lookups:
+        return _lookups(arguments.lookups, arguments.items)
     if arguments.child:
         return _measure(*map(Path, arguments.child[:2]), images=arguments.child[2] == "yes")
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
@@ -57,13 +64,19 @@ def main() -> None:
             _part(Path(folder), "texts", arguments.rows, arguments.broken),
             _part(Path(folder), "images", arguments.image_rows, arguments.broken),
         ]
+        command = [sys.executable, __file__, "--lookups", f"{folder}/lookups", "--items", str(arguments.items)]
+        made = json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
     about = {
         "date": str(date.today()),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "python": platform.python_version(),
     }
-    arguments.out.write_text(json.dumps({**about, "builds": results}, indent=1) + "\n")
+    arguments.out.write_text(json.dumps({**about, "builds": results, "lookups": made}, indent=1) + "\n")
     print(table(results))
+    print(
+        f"Lookups of {made['items']:,} items: {made['seconds']:.0f} s, peak {made['peak_mb']:,.0f} MB, "
+        f"{made['size_mb']:,.0f} MB on disk"
+    )
 
 
 def table(results: list[dict[str, Any]]) -> str:
@@ -129,6 +142,40 @@ def _measure(file: Path, base: Path, images: bool) -> None:
         "late_us": (clock[-2] - clock[-2 - tenth]) / (tenth * STEP) * 1e6,
         "finish_s": end - clock[-1],  # the last chunk, the lookups and the manifest
         "peak_mb": peak / 1e6,
+    }
+    print(json.dumps(measured))
+
+
+class _Items:
+    """What `lookups.make` asks of the table of items: three to an image, ids as long as WIT's."""
+
+    def __init__(self, n: int) -> None:
+        self._n = n
+
+    def __len__(self) -> int:
+        return self._n
+
+    def batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        for start in range(0, self._n, 1024):
+            rows = range(start, min(start + 1024, self._n))
+            yield pa.RecordBatch.from_pydict(
+                {
+                    "id": [f"train-0-of-10:{row:09}" for row in rows],
+                    "language": ["en"] * len(rows),
+                    "image": [row // PER_IMAGE for row in rows],
+                    "key": [row.to_bytes(32, "little") for row in rows],
+                }
+            )
+
+
+def _lookups(folder: Path, n: int) -> None:
+    start = time.perf_counter()
+    lookups.make(folder, _Items(n), n * len("train-0-of-10:000000000"), -(-n // PER_IMAGE))  # type: ignore[arg-type]
+    measured = {
+        "items": n,
+        "seconds": time.perf_counter() - start,
+        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6,
+        "size_mb": sum(path.stat().st_size for path in folder.iterdir()) / 1e6,
     }
     print(json.dumps(measured))
 

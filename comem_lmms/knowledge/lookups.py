@@ -1,12 +1,11 @@
 """What a knowledge base is asked for all the time: small arrays beside its tables, mapped into memory.
 
-They are made of the item tables when a base is finished, and never hold a Python object for each item.
+They are made of the item tables when a base is finished; of each item a few numbers are in memory then.
 """
 
 import hashlib
-from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -14,6 +13,9 @@ from comem_lmms.errors import UserError, one_line
 from comem_lmms.knowledge.rows import digest_of
 from comem_lmms.knowledge.shards import Shards
 from comem_lmms.linking.titles import Texts
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 FOLDER = "lookups"
 
@@ -57,7 +59,11 @@ class Lookups(NamedTuple):
 
 def id_hash(id_: str) -> np.uint64:
     """64 bits of an id."""
-    return np.uint64(int.from_bytes(hashlib.blake2b(id_.encode(), digest_size=8).digest(), "little"))
+    return np.uint64(_hash(id_.encode()))
+
+
+def _hash(id_: bytes) -> int:
+    return int.from_bytes(hashlib.blake2b(id_, digest_size=8).digest(), "little")
 
 
 def make(folder: Path, items: Shards, id_bytes: int, n_images: int) -> str:
@@ -74,38 +80,62 @@ def make(folder: Path, items: Shards, id_bytes: int, n_images: int) -> str:
     """
     folder.mkdir(exist_ok=True)
     n = len(items)
-
-    def array(name: str, shape: tuple[int, ...], dtype: type) -> np.ndarray:
-        if 0 in shape:  # cannot be mapped
-            np.save(folder / f"{name}.npy", np.zeros(shape, dtype))
-            return np.zeros(shape, dtype)
-        return np.lib.format.open_memmap(folder / f"{name}.npy", "w+", dtype, shape)
-
-    offsets, ids = array("id_offsets", (n + 1,), np.int64), array("ids", (id_bytes,), np.uint8)
-    keys, image_of = array("keys", (n, 32), np.uint8), array("image_of", (n,), np.int64)
-    hashes = np.zeros(n, np.uint64)
+    hashes, image_of = np.zeros(n, np.uint64), np.zeros(n, np.int64)
     fingerprint = hashlib.sha256()
-    row = 0
-    for batch in items.batches(["id", "language", "image", "key"]):
-        columns = batch.to_pydict()
-        for id_, language, image, key in zip(*columns.values(), strict=True):
-            encoded = id_.encode()
-            offsets[row + 1] = offsets[row] + len(encoded)
-            ids[offsets[row] : offsets[row + 1]] = np.frombuffer(encoded, np.uint8)
-            keys[row] = np.frombuffer(key, np.uint8)
-            image_of[row] = -1 if image is None else image
-            hashes[row] = id_hash(id_)
-            fingerprint.update(digest_of(encoded, language.encode(), key).digest())
-            row += 1
+    row = id_end = 0
+    with (
+        _Column(folder, "id_offsets", (n + 1,), np.int64) as offsets,
+        _Column(folder, "ids", (id_bytes,), np.uint8) as ids,
+        _Column(folder, "keys", (n, 32), np.uint8) as keys,
+    ):
+        offsets.add(np.zeros(1))
+        for batch in items.batches(["id", "language", "image", "key"]):
+            columns = batch.to_pydict()
+            encoded = [id_.encode() for id_ in columns["id"]]
+            for id_, language, key in zip(encoded, columns["language"], columns["key"], strict=True):
+                fingerprint.update(digest_of(id_, language.encode(), key).digest())
+            ends = id_end + np.cumsum([len(id_) for id_ in encoded])
+            offsets.add(ends)
+            ids.add(np.frombuffer(b"".join(encoded), np.uint8))
+            keys.add(np.frombuffer(b"".join(columns["key"]), np.uint8))
+            here = slice(row, row + len(encoded))
+            image_of[here] = [-1 if image is None else image for image in columns["image"]]
+            hashes[here] = [_hash(id_) for id_ in encoded]
+            row, id_end = row + len(encoded), ends[-1]
     order = np.argsort(hashes, kind="stable")
-    array("by_id", (n,), np.int64)[:] = order
-    array("id_hashes", (n,), np.uint64)[:] = hashes[order]
-    by_image = np.argsort(image_of, kind="stable")[int((np.asarray(image_of) < 0).sum()) :]
-    array("by_image", by_image.shape, np.int64)[:] = by_image
+    hashes = hashes[order]
+    _save(folder, "id_hashes", hashes)
+    _save(folder, "by_id", order)
+    _check_ids(folder, hashes, order)
+    del hashes, order
+    _save(folder, "image_of", image_of)
+    by_image = np.argsort(image_of, kind="stable")[int((image_of < 0).sum()) :]
+    _save(folder, "by_image", by_image)
     counts = np.bincount(image_of[by_image], minlength=n_images)
-    array("image_offsets", (n_images + 1,), np.int64)[1:] = np.cumsum(counts)
-    _check_ids(Texts(offsets, ids), hashes, order)
+    _save(folder, "image_offsets", np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)]))
     return fingerprint.hexdigest()
+
+
+class _Column:
+    """An array's file that is written part by part, so that the whole is never in memory."""
+
+    def __init__(self, folder: Path, name: str, shape: tuple[int, ...], dtype: type) -> None:
+        self._dtype, self._file = np.dtype(dtype), (folder / f"{name}.npy").open("wb")
+        header = {"descr": self._dtype.str, "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(self._file, header)
+
+    def add(self, part: np.ndarray) -> None:
+        self._file.write(part.astype(self._dtype).tobytes())
+
+    def __enter__(self) -> "Self":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._file.close()
+
+
+def _save(folder: Path, name: str, array: np.ndarray) -> None:
+    np.save(folder / f"{name}.npy", array)
 
 
 def load(folder: Path, remedy: str) -> Lookups:
@@ -124,9 +154,10 @@ def load(folder: Path, remedy: str) -> Lookups:
     return Lookups(*arrays)
 
 
-def _check_ids(ids: Sequence[str], hashes: np.ndarray, order: np.ndarray) -> None:
-    alike = np.flatnonzero(np.diff(hashes[order]) == 0)
-    for place in alike.tolist():
+def _check_ids(folder: Path, hashes: np.ndarray, order: np.ndarray) -> None:
+    """Raises UserError if two ids are the same; ``hashes`` are in the given order."""
+    ids = Texts(*(np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("id_offsets", "ids")))
+    for place in np.flatnonzero(hashes[1:] == hashes[:-1]).tolist():
         if ids[order[place]] == ids[order[place + 1]]:
             raise UserError(
                 f"two items have the id {ids[order[place]]!r}; ids of a knowledge base must differ, change one"
