@@ -10,6 +10,8 @@ from helpers import indexed
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from comem_lmms import micro
+from comem_lmms.cli import main
 from comem_lmms.errors import UserError
 from comem_lmms.knowledge import KnowledgeBase
 from comem_lmms.retrieval import Embeddings, Index
@@ -176,6 +178,12 @@ def test_index_of_other_vectors_is_refused(base):
         Index.open(base)
     manifest.write_text(told)
     Index.open(base)
+
+
+def test_stats_tell_what_a_base_is_searched_with(capsys):
+    assert main(["kb", "stats", micro.resolve("micro", "knowledge")]) == 0
+    said = capsys.readouterr().out
+    assert "index                1,024 vectors of 128 dimensions by micro, SQfp16, recall@10 1.0000\n" in said
 
 
 def test_an_index_needs_no_embeddings_to_be_searched(base, tmp_path):

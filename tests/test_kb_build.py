@@ -274,6 +274,7 @@ def test_the_command(tmp_path, run):
         *("items                3, 3 with an image", "languages            1: en 3", "types of images      png 1"),
         *(
             "left out by filters  language 1",
+            "index                none",
             "rejects              no_text 1",
             "shorter side, pixels 16 to 16, median 16",
         ),

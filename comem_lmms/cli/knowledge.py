@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from comem_lmms.errors import UserError
+from comem_lmms.files import read_json
 
 INTERRUPTED = 130
 
@@ -140,6 +141,18 @@ def _index(arguments: argparse.Namespace) -> None:
     )
 
 
+def _search_stats(folder: Path) -> dict[str, str]:
+    """What there is to search the base with, as its own files say."""
+    told = dict.fromkeys(("embeddings", "index"), "none")
+    for name, file in (("embeddings", "manifest.json"), ("index", "index.json")):
+        if (path := folder / name / file).is_file():
+            about = read_json(path)
+            told[name] = f"{about['images']:,} vectors of {about['dimension']} dimensions by {about['clip']}"
+            if name == "index":
+                told[name] += f", {about['factory']}, recall@10 {about['recall_at_10']:.4f}"
+    return told
+
+
 def _stats(arguments: argparse.Namespace) -> None:
     from comem_lmms.knowledge import KnowledgeBase
     from comem_lmms.knowledge.stats import stats
@@ -147,6 +160,7 @@ def _stats(arguments: argparse.Namespace) -> None:
     knowledge = KnowledgeBase.open(arguments.folder)
     if arguments.verify:
         knowledge.verify()
-    print("\n".join(f"{name:<20} {value}" for name, value in stats(knowledge).items()))
+    told = stats(knowledge) | _search_stats(knowledge.folder)
+    print("\n".join(f"{name:<20} {value}" for name, value in told.items()))
     if arguments.verify:
         print(f"{'files':<20} all as they were written")
