@@ -1,10 +1,11 @@
 # make demo   the three ways of answering on MicroSeek, in one table
-# make test   the whole suite
+# make test   the whole suite, in two processes; make test WORKERS=8
 # make micro  train the bundled micro models again, from another seed (some hours); make micro SEED=3
 # Each sets itself up in the virtual environment $(VENV).
 VENV ?= .venv
 PYTHON ?= python3
 SEED ?= 2
+WORKERS ?= 2
 INSTALLED = $(VENV)/.installed
 TESTED = $(VENV)/.installed-test
 
@@ -17,7 +18,7 @@ demo: $(INSTALLED)
 	$(VENV)/bin/comem-lmms report results/microseek --json results/microseek/summary.json --rows 6
 
 test: $(TESTED) lint
-	$(VENV)/bin/pytest
+	OMP_NUM_THREADS=1 $(VENV)/bin/pytest --numprocesses $(WORKERS) --dist loadfile
 
 lint: $(TESTED)
 	$(VENV)/bin/ruff check .

@@ -54,8 +54,8 @@ def lines(n: int, images: str, n_images: int, seed: int = 0, broken: float = 0.0
     rng = random.Random(seed)
     for row in range(n):
         defect = rng.choice(list(DEFECTS)) if rng.random() < broken else None
-        cells = _cells(rng, row, images.format(rng.randrange(n_images)))
-        yield Line(_damaged(cells, defect, rng), cells["image_url"], defect)
+        good = cells(rng, row, images.format(rng.randrange(n_images)))
+        yield Line(_damaged(good, defect, rng), good["image_url"], defect)
 
 
 def write(path: Path, records: Iterator[Line] | list[Line]) -> None:
@@ -66,7 +66,8 @@ def write(path: Path, records: Iterator[Line] | list[Line]) -> None:
             shard.write(record.data)
 
 
-def _cells(rng: random.Random, row: int, image: str) -> dict[str, str]:
+def cells(rng: random.Random, row: int, image: str) -> dict[str, str]:
+    """Of a record, by column; ``image`` is its URL."""
     language = rng.choice(LANGUAGES)
     title = f"{_text(rng, 2).title()} {row}"
     page = _text(rng, rng.randint(20, 120))
@@ -101,11 +102,12 @@ def _damaged(cells: dict[str, str], defect: str | None, rng: random.Random) -> b
     if defect in ("few_columns", "many_columns"):  # in one line, else it looks like an open quote
         values = [value.replace("\n", " ") for value in values]
         values = values[: rng.randint(1, 16)] if defect == "few_columns" else [*values, "more"]
-    data = _written(values)
+    data = written(values)
     return data.replace(cells["page_title"].encode(), b"\xff\xfe", 1) if defect == "not_utf8" else data
 
 
-def _written(values: list[str]) -> bytes:
+def written(values: list[str]) -> bytes:
+    """A record's cells as a line."""
     line = io.StringIO()
     csv.writer(line, delimiter="\t", lineterminator="\n").writerow(values)
     return line.getvalue().encode()
