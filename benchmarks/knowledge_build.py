@@ -5,8 +5,9 @@
 
 What a build keeps in memory for each item is the lookups that end it; these are made for as many items as WIT has.
 
-Each build runs in a process of its own, so that its peak memory is its own. Images are drawn and served by another
-process of this machine, at no limit of rate; what Wikimedia would allow is another matter.
+The table goes between the markers in docs/knowledge-build.md. Each build runs in a process of its own, so that its peak
+memory is its own. Images are drawn and served by another process of this machine, at no limit of rate; what Wikimedia
+would allow is another matter.
 """
 
 import argparse
@@ -37,6 +38,8 @@ from comem_lmms.knowledge import KnowledgeBase, Options, build, lookups, sources
 from comem_lmms.knowledge.candidates import Read
 
 MEASURED = Path(__file__).parent / "results/knowledge_build.json"
+DOCUMENT = Path(__file__).parents[1] / "docs/knowledge-build.md"
+START, END = "<!-- build: written by benchmarks/knowledge_build.py -->", "<!-- end -->"
 STEP = 1000  # rows between two looks at the clock
 PER_IMAGE = 3  # rows, as in WIT: 37.6 M rows, 11.5 M images
 
@@ -48,7 +51,7 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=37_600_000, help="whose lookups are made (%(default)s)")
     parser.add_argument("--broken", type=float, default=0.01, help="share of rows with a defect (%(default)s)")
     parser.add_argument("--folder", type=Path, help="for the rows and the bases; default: a temporary one")
-    parser.add_argument("--out", type=Path, default=MEASURED, help="JSON of the results (%(default)s)")
+    parser.add_argument("--out", type=Path, help=f"JSON; default: {MEASURED.name}, and the document")
     parser.add_argument("--child", nargs=3, metavar=("SOURCE", "BASE", "IMAGES"), help=argparse.SUPPRESS)
     parser.add_argument("--lookups", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
@@ -71,11 +74,22 @@ def main() -> None:
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "python": platform.python_version(),
     }
-    arguments.out.write_text(json.dumps({**about, "builds": results, "lookups": made}, indent=1) + "\n")
-    print(table(results))
-    print(
-        f"Lookups of {made['items']:,} items: {made['seconds']:.0f} s, peak {made['peak_mb']:,.0f} MB, "
-        f"{made['size_mb']:,.0f} MB on disk"
+    record = {**about, "builds": results, "lookups": made}
+    (arguments.out or MEASURED).write_text(json.dumps(record, indent=1) + "\n")
+    print(block(record))
+    if not arguments.out:
+        text = DOCUMENT.read_text()
+        DOCUMENT.write_text(text.split(START)[0] + block(record) + text.split(END)[1])
+
+
+def block(record: dict[str, Any]) -> str:
+    """The part of the document between the markers."""
+    made = record["lookups"]
+    return (
+        f"{START}\n{table(record['builds'])}\n\nThe lookups of {made['items']:,} items, as many as WIT has, take "
+        f"{made['seconds']:,.0f} s, {made['peak_mb']:,.0f} MB of memory at most, and {made['size_mb']:,.0f} MB on "
+        f"disk.\n\nMeasured by `python benchmarks/knowledge_build.py` on {record['date']}, {record['machine']}, Python "
+        f"{record['python']}.\n{END}"
     )
 
 

@@ -1,0 +1,31 @@
+"""The tables about knowledge bases in the documents are those that were measured."""
+
+import json
+
+import knowledge_build
+import knowledge_search
+import knowledge_sizes
+import pytest
+
+
+@pytest.mark.parametrize("benchmark", [knowledge_build, knowledge_search])
+def test_measured_tables_are_in_the_documents(benchmark):
+    record = json.loads(benchmark.MEASURED.read_text())
+    assert benchmark.block(record) in benchmark.DOCUMENT.read_text()
+
+
+def test_sizes_follow_from_what_was_measured():
+    records = [json.loads(one.MEASURED.read_text()) for one in (knowledge_build, knowledge_search)]
+    assert knowledge_sizes.block(*records) in knowledge_sizes.DOCUMENT.read_text()
+
+
+def test_what_was_measured_meets_its_aims():
+    """Memory and cost of a row do not grow with the base; chosen indexes find what exact search finds."""
+    texts, images = json.loads(knowledge_build.MEASURED.read_text())["builds"]
+    assert texts["rows"] >= 1_000_000
+    assert texts["late_us"] < 1.5 * texts["early_us"]
+    assert json.loads(knowledge_build.MEASURED.read_text())["lookups"]["peak_mb"] < 2000
+    assert max(texts["peak_mb"], images["peak_mb"]) < 2000
+    rows = json.loads(knowledge_search.MEASURED.read_text())["indexes"]
+    assert max(row["vectors"] for row in rows) >= 1_000_000
+    assert all(row["search"]["recall_at_10"] >= 0.95 for row in rows)
