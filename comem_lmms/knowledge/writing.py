@@ -152,11 +152,15 @@ class Writer:
 
     def claim(self, id_: str) -> bool:
         """Whether an id was not claimed before, in this or an earlier chunk; for ids that may repeat."""
-        name = _hash(id_)
-        if name in self._ids or self._state.execute("select 1 from ids where hash = ?", (name,)).fetchone():
+        if self.claimed(id_):
             return False
-        self._ids.add(name)
+        self._ids.add(_hash(id_))
         return True
+
+    def claimed(self, id_: str) -> bool:
+        """Whether an id was claimed before."""
+        name = _hash(id_)
+        return name in self._ids or bool(self._state.execute("select 1 from ids where hash = ?", (name,)).fetchone())
 
     def add(self, row: Row, image: StoredImage | None = None) -> None:
         """The next item; its image is ``row.image`` or, where that is None, one taken in before.

@@ -80,14 +80,20 @@ def _own(path: Path) -> Source:
     elif reader is tables.read_parquet and wit_base.PAGES in parquet.columns(files[0]):
         reader, about = wit_base.read, wit_base.ABOUT
     ids: Any = "place" if reader in (wit.read, wit_base.read) else "own"
-    settings = {"source": str(path), "files": [[file.name, file.stat().st_size] for file in files]}
+    settings = {"source": str(path), "files": _states(files)}
     return Source([Part(_stem(file.name), _there(file)) for file in files], reader, settings, about, ids)
 
 
 def _mds(folder: Path) -> Source:
     files = mds.shards(folder)
-    settings = {"source": str(folder), "files": [[file.name, file.stat().st_size] for file in files]}
+    settings = {"source": str(folder), "files": _states(files)}
     return Source([Part(file.name, _there(file)) for file in files], mds.read, settings, mds.ABOUT, "content")
+
+
+def _states(files: list[Path]) -> list[list[Any]]:
+    """Name, size and time of the last change of each file: a build goes on with those that it began with."""
+    stats = [file.stat() for file in files]
+    return [[file.name, stat.st_size, stat.st_mtime_ns] for file, stat in zip(files, stats, strict=True)]
 
 
 def _files(path: Path) -> list[Path]:
