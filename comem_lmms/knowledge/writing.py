@@ -28,7 +28,8 @@ MANIFEST = "manifest.json"
 REJECTS = "rejects.jsonl"
 STATE = "build.sqlite"
 SPOOL = "spool"  # folder of images that were fetched for the chunk being made
-GROUPS = {"items": 1000, "images": 64}  # rows of a row group: what is read to get at one
+GROUPS = {"items": 1000, "images": 64}  # rows of a row group, at most: what is read to get at one
+GROUP_BYTES = 1 << 22  # of a row group of more than one row
 _TABLES = """
 create table if not exists settings (content text);
 create table if not exists chunks (number integer primary key, content text);
@@ -307,9 +308,15 @@ class Writer:
 
 def _write_table(path: Path, table: pa.Table, group: int) -> None:
     partial = path.with_name(f"{path.name}.partial")
-    pq.write_table(
-        table, partial, compression="zstd", compression_level=9, row_group_size=group, write_page_checksum=True
-    )
+    settings = {"compression": "zstd", "compression_level": 9, "write_page_checksum": True}
+    with pq.ParquetWriter(partial, table.schema, **settings) as writer:
+        start = 0
+        while start < len(table):
+            rows = table.slice(start, group)
+            while len(rows) > 1 and rows.nbytes > GROUP_BYTES:
+                rows = rows.slice(0, len(rows) // 2)
+            writer.write_table(rows)
+            start += len(rows)
     os.replace(partial, path)
 
 
