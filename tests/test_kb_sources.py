@@ -364,5 +364,12 @@ def test_a_source_that_is_none(tmp_path):
     (tmp_path / "a.parquet").write_bytes(b"no")
     with pytest.raises(UserError, match="is not a Parquet file"):
         sources.find(str(tmp_path))
+    pq.write_table(pa.table({"caption": ["a"]}), tmp_path / "a.parquet")
+    with pytest.raises(UserError, match=r"a.parquet has no column 'text', but caption; call that of the texts so"):
+        sources.find(str(tmp_path))
+    (tmp_path / "b.jsonl").write_text('{"text": "else it would be passed over"}')
+    with pytest.raises(UserError, match=r"has files of several kinds \(.jsonl, .parquet\); give a folder of one kind"):
+        sources.find(str(tmp_path))
+    (tmp_path / "b.jsonl").unlink()
     with pytest.raises(UserError, match="--shards and --revision are for wit"):
         sources.find(str(tmp_path), "0")

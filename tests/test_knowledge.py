@@ -228,6 +228,14 @@ def test_what_became_of_a_url_is_remembered(tmp_path):
         again.close()
 
 
+def test_a_manifest_that_lacks_something_is_noticed(tmp_path):
+    about = dict(KnowledgeBase.create(tmp_path, ROWS).manifest)
+    for name in ("items", "images", "fingerprint"):
+        (tmp_path / "manifest.json").write_text(json.dumps({k: v for k, v in about.items() if k != name}))
+        with pytest.raises(UserError, match=f"manifest.json has no '{name}': it is damaged or was changed; build or"):
+            KnowledgeBase.open(tmp_path)
+
+
 def test_broken_manifest_is_noticed(tmp_path):
     KnowledgeBase.create(tmp_path, ROWS)
     (tmp_path / "manifest.json").write_text(json.dumps({"items": 3})[:-4])

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from comem_lmms import __version__
 from comem_lmms.errors import UserError, one_line
-from comem_lmms.files import sha256, write_json
+from comem_lmms.files import read_json, sha256, write_json
 from comem_lmms.knowledge import lookups
 from comem_lmms.knowledge.rows import IMAGES, ITEMS, Row, checked, key
 from comem_lmms.knowledge.shards import Shards
@@ -85,6 +85,8 @@ class Writer:
         self._ids: set[bytes] = set()
         self.pending_bytes = 0  # of images that are taken in, until the next commit
         if (folder / MANIFEST).is_file():
+            if "items" not in read_json(folder / MANIFEST):
+                raise UserError(f"{folder} has a {MANIFEST} that is not of a knowledge base; name another folder")
             raise UserError(f"{folder} holds a finished knowledge base; remove it, or name another folder")
         try:
             for name in GROUPS:
