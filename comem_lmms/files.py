@@ -1,6 +1,7 @@
 """Small files: JSON in and out, and fingerprints."""
 
 import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -18,11 +19,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file.
+def read_json(path: Path, *needed: str) -> dict[str, Any]:
+    """The object in a JSON file, with all fields that are needed.
 
     Raises:
-        UserError: the file is missing or is not a JSON object.
+        UserError: the file is missing, is not a JSON object, or lacks a field.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -30,7 +31,14 @@ def read_json(path: Path) -> dict[str, Any]:
         raise UserError(f"cannot read {path} ({error}); build or copy it again") from error
     if not isinstance(content, dict):
         raise UserError(f"{path} holds a {type(content).__name__}, not a JSON object; build or copy it again")
+    check_fields(path, content, *needed)
     return content
+
+
+def check_fields(path: Path, content: Mapping[str, Any], *needed: str) -> None:
+    """Raises UserError if what was read from a JSON file lacks a field."""
+    if lacking := [name for name in needed if name not in content]:
+        raise UserError(f"{path} has no {lacking[0]!r}: it is damaged or was changed; build or copy it again")
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
@@ -55,6 +63,26 @@ def on_disk(path: Path) -> Iterator[None]:
         raise UserError(
             f"cannot write {error.filename or path} ({reason}); put that right and run it again: what was done is kept"
         ) from error
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Keeps other processes that ask for the same out of a folder, until the context or this process ends, however.
+
+    Raises:
+        UserError: another is at work there.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(f"another process is at work in {folder}; wait for it, or stop it") from error
+        except OSError:  # a file system without locks
+            pass
+        yield
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager

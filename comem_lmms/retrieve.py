@@ -17,14 +17,14 @@ from tqdm import tqdm
 
 from comem_lmms import __version__
 from comem_lmms.errors import UserError
-from comem_lmms.files import read_json, sha256, write_json
+from comem_lmms.files import alone, on_disk, read_json, sha256, write_json
 from comem_lmms.harness import Documents
 from comem_lmms.knowledge import KnowledgeBase
 from comem_lmms.knowledge.rows import digest_of, same_title
 from comem_lmms.knowledge.shards import Shards
 from comem_lmms.queries import key_of
 from comem_lmms.records import Query, Right
-from comem_lmms.runs.run import DOCUMENTS, FORMAT, FOUND, HITS, MANIFEST, PARTS, SCHEMAS, Run
+from comem_lmms.runs.run import DOCUMENTS, FORMAT, FOUND, HITS, MANIFEST, PARTS, SCHEMAS, WHAT, Run
 
 if TYPE_CHECKING:
     from comem_lmms.importing import Imported
@@ -62,6 +62,8 @@ def check(folder: Path, kind: str, tasks: Sequence[Documents]) -> Right:
         UserError: something is wrong that can be known before a model is loaded.
     """
     if (folder / MANIFEST).exists():
+        if read_json(folder / MANIFEST).get("what") != WHAT:
+            raise UserError(f"{folder} has a {MANIFEST} that is not of a run; name another folder")
         raise UserError(f"{folder} holds a finished run; remove it, or name another folder")
     if kind == "clip" or all("item_id" in documents.columns for documents in tasks):
         return "item_id"
@@ -88,12 +90,26 @@ def retrieve(folder: Path, tasks: Sequence[Documents], retriever: "Finder", k: i
             one cannot be read.
     """
     check(folder, retriever.kind, tasks)
+    parts = folder / PARTS
+    try:
+        parts.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot make {parts} ({error.strerror}); name another folder") from error
+    with alone(parts):
+        _make(folder, tasks, retriever, k)
+        shutil.rmtree(parts)
+    return Run.open(folder)
+
+
+def _make(folder: Path, tasks: Sequence[Documents], retriever: "Finder", k: int) -> None:
+    """Makes all parts and joins them."""
     settings = {
         "retrieval": retriever.fingerprint,
         "k": k,
         "tasks": {documents.task: len(documents) for documents in tasks},
     }
-    parts = _plan(_begin(folder, settings), tasks)
+    _begin(folder, settings)
+    parts = _plan(folder / PARTS, tasks)
     seen: set[bytes] = set()
     with tqdm(total=sum(map(len, tasks)), desc="Retrieving", unit="document") as bar:
         for part in parts:
@@ -111,8 +127,6 @@ def retrieve(folder: Path, tasks: Sequence[Documents], retriever: "Finder", k: i
     hits = _joined([part.hits for part in parts], _FOUND, remedy)
     documents = _joined([part.rows for part in parts], SCHEMAS[DOCUMENTS], remedy)
     _finish(folder, _Parts(hits, documents), tasks, retriever, k)
-    shutil.rmtree(folder / PARTS)
-    return Run.open(folder)
 
 
 def _plan(folder: Path, tasks: Sequence[Documents]) -> list[_Part]:
@@ -133,23 +147,23 @@ def _joined(paths: Sequence[Path], schema: pa.Schema, remedy: str) -> Shards:
     return Shards(paths, [pq.read_metadata(path).num_rows for path in paths], schema, remedy)
 
 
-def _begin(folder: Path, settings: dict[str, Any]) -> Path:
-    """The folder of the parts, of a run that is begun or gone on with."""
-    parts = folder / PARTS
-    try:
-        parts.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot make {parts} ({error.strerror}); name another folder") from error
-    if not (parts / _SETTINGS).is_file():
-        write_json(parts / _SETTINGS, settings)
-    begun = read_json(parts / _SETTINGS)
+def _begin(folder: Path, settings: dict[str, Any]) -> None:
+    """Notes what the parts are made of, or compares it with what is noted.
+
+    Raises:
+        UserError: the run was begun otherwise.
+    """
+    noted = folder / PARTS / _SETTINGS
+    if not noted.is_file():
+        with on_disk(noted):
+            write_json(noted, settings)
+    begun = read_json(noted)
     if different := [name for name in settings if begun.get(name) != settings[name]]:
         name = different[0]
         raise UserError(
             f"{folder} was begun with {name} {_shown(begun.get(name))}, not {_shown(settings[name])}; give the same "
             "knowledge base and options, or another folder"
         )
-    return parts
 
 
 def _shown(setting: Any) -> str:
@@ -201,7 +215,7 @@ def _finish(folder: Path, parts: "_Parts", tasks: Sequence[Documents], retriever
     lengths = [len(ids) for ids in _column(parts.hits, "ids")]
     counted = {documents.task: _counts(documents, asking) for documents in tasks}
     manifest = {
-        "what": "retrieval run",
+        "what": WHAT,
         "format": FORMAT,
         "made_by": f"comem-lmms {__version__}",
         "kind": retriever.kind,

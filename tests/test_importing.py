@@ -140,6 +140,7 @@ def test_images_that_are_none_are_rejects(folder):
         ({**entry, "image": 3}, "wrong_kind"),
         ({"image": None}, "no_text"),
         ("text", "wrong_kind"),
+        ({"passage_content": "half a pair: \ud800"}, "wrong_encoding"),
     ):
         assert mds._candidate(found, "here").kind == kind
     assert mds._candidate({"passage_content": "a"}, "here").image is None

@@ -14,7 +14,8 @@ from comem_lmms import micro
 from comem_lmms.cli import main
 from comem_lmms.errors import UserError
 from comem_lmms.knowledge import KnowledgeBase
-from comem_lmms.retrieval import Embeddings, Index
+from comem_lmms.retrieval import ClipEmbedder, Embeddings, Index, Retriever
+from comem_lmms.retrieval import index as retrieval_index
 from comem_lmms.retrieval.choosing import Sample, choose, nearest
 from comem_lmms.retrieval.embeddings import fingerprint
 from comem_lmms.retrieval.index import _divided
@@ -104,6 +105,38 @@ def test_codes_are_compared_with_the_embeddings(base):
     assert [index.search(queries, 1024)[1].shape, (index.search(queries, 1024)[1] < 0).any()] == [(50, 1024), True]
     with pytest.raises(UserError, match=r"finds 0\.\d+ of the 10 nearest at nprobe="):
         Index.build(base, "IVF4,PQ8x4np")  # codes alone
+
+
+def test_few_are_compared_at_a_time(base, monkeypatch):
+    index = Index.build(base, "pq")
+    queries = Sample(Embeddings.open(base)).queries[:50]
+    expected = index.search(queries, 10)
+    taken = []
+    take = Embeddings.take
+    monkeypatch.setattr(Embeddings, "take", lambda self, n: taken.append(len(n)) or take(self, n))
+    monkeypatch.setattr(retrieval_index, "COMPARED", 1000)
+    found = index.search(queries, 10)
+    assert max(taken) <= 1000
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one, other)
+
+
+def test_whether_codes_are_compared_is_in_the_fingerprint(base):
+    factory = Index.build(base, "pq", min_recall=0.3).about["factory"]
+    compared = Retriever(base)
+    Index.build(base, factory, min_recall=0.3)
+    alone = Retriever(base)
+    assert compared.about["index"] == alone.about["index"]
+    assert compared.fingerprint != alone.fingerprint
+
+
+def test_an_index_that_is_killed_between_its_files_is_none(base, monkeypatch):
+    Index.build(base, "flat")
+    monkeypatch.setattr(retrieval_index, "write_json", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        Index.build(base, "hnsw")
+    with pytest.raises(UserError, match="has no index"):
+        Index.open(base)
 
 
 def test_recall_counts_what_is_as_near_as_the_tenth(tmp_path):
@@ -199,6 +232,16 @@ def test_a_gpu_that_is_not_there_is_one_line(base):
     Index.build(base)
     with pytest.raises(UserError, match=r"FAISS cannot search on cuda:0: .*; `pip install comem-lmms\[gpu\]`"):
         Index.open(base, "cuda:0")
+    with pytest.raises(UserError, match=r"there is no device 'cuda' here \(.+\); give cpu, or cuda"):
+        Index.build(base, device="cuda")
+
+
+def test_a_device_that_is_none_is_one_line(base):
+    with pytest.raises(UserError, match=r"FAISS searches on cpu or cuda, not on 'gpu'; give one of them"):
+        Index.open(base, "gpu")
+    for make in (lambda: Index.build(base, device="gpu"), lambda: ClipEmbedder("micro", device="gpu")):
+        with pytest.raises(UserError, match=r"there is no device 'gpu' here \(.+\); give cpu, or cuda"):
+            make()
 
 
 # ---- parts ---------------------------------------------------------------------------------------------------------

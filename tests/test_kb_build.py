@@ -20,7 +20,7 @@ from PIL import Image
 
 from comem_lmms.data.http import Client
 from comem_lmms.errors import UserError
-from comem_lmms.knowledge import Filters, KnowledgeBase, Options, build, building, sources
+from comem_lmms.knowledge import Filters, KnowledgeBase, Options, build, building, pictures, sources
 from comem_lmms.knowledge.stats import stats
 
 ROWS, IMAGES, CHUNK = 2500, 300, 150
@@ -216,6 +216,32 @@ def test_repeated_ids_are_found_across_chunks_and_interruptions(tmp_path):
     assert (manifest["items"], manifest["rejects"]) == (7, {"repeated_id": 23})
 
 
+def test_an_item_that_is_left_out_for_its_id_leaves_no_image(tmp_path):
+    for number in range(3):
+        (tmp_path / f"{number}.jpg").write_bytes(image(number))
+    rows = [{"id": id_, "text": "t", "image": f"{number}.jpg"} for number, id_ in enumerate("aab")]
+    base = user_base(tmp_path, rows)
+    assert (len(base), base.n_images, base.manifest["rejects"]) == (2, 2, {"repeated_id": 1})
+    assert [base.rows_of(number) for number in range(2)] == [[0], [1]]
+
+
+def test_an_item_that_is_left_out_for_its_id_asks_for_no_image(tmp_path):
+    with hosting() as host:
+        host.files |= {f"/{number}.jpg": image(number) for number in range(4)}
+        rows = [{"id": id_, "text": "t", "image": f"{host.url}/{number}.jpg"} for number, id_ in enumerate("aaba")]
+        (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+        build(sources.find(str(tmp_path / "rows.jsonl")), tmp_path / "kb", client=Client(pause=0.0), chunk=3)
+        assert sorted(path for path, _ in host.requests) == ["/0.jpg", "/2.jpg"]
+
+
+def test_names_that_no_file_can_have_and_files_that_are_too_large(tmp_path, monkeypatch):
+    monkeypatch.setattr(pictures, "MOST_BYTES", 2000)
+    (tmp_path / "large.bmp").write_bytes(image(1, "BMP", (100, 100)))
+    rows = [{"text": "t", "image": name} for name in ("a\0b.jpg", "large.bmp", "x" * 300, ".", "/dev/zero")]
+    base = user_base(tmp_path, rows)
+    assert base.manifest["rejects"] == {"image_missing": 3, "image_too_large": 2}
+
+
 def test_texts_alone(tmp_path):
     wit_rows.write(tmp_path / "a.tsv", wit_rows.lines(50, "http://nowhere.invalid/{}.jpg", 20, broken=0))
     manifest = build(sources.find(str(tmp_path / "a.tsv")), tmp_path / "kb", Options(images=False))
@@ -256,6 +282,11 @@ def test_other_options_or_another_file_do_not_go_on_with_a_build(tmp_path):
         build(replace(source, reader=lambda file, name, place: killed(place)), tmp_path / "kb", chunk=5)
     with pytest.raises(UserError, match="was begun with min_text=None, not 3; give the same options"):
         build(source, tmp_path / "kb", Options(Filters(min_text=3)))
+    stat = (tmp_path / "rows.jsonl").stat()
+    (tmp_path / "rows.jsonl").write_text("\n".join(rows).replace("text 3", "TEXT 3"))  # as many bytes
+    os.utime(tmp_path / "rows.jsonl", ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
+    with pytest.raises(UserError, match="was begun with files="):
+        build(sources.find(str(tmp_path / "rows.jsonl")), tmp_path / "kb")
     assert build(source, tmp_path / "kb")["items"] == 20
     with pytest.raises(UserError, match="holds a finished knowledge base"):
         build(source, tmp_path / "kb")

@@ -76,6 +76,13 @@ def test_a_file_larger_than_any_image(monkeypatch):
     assert inspect(file("BMP")).kind == "image_too_large"
 
 
+def test_a_jpeg_with_more_pictures_behind_it_is_one():
+    buffer = io.BytesIO()
+    pictures_ = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    pictures_[0].save(buffer, "MPO", save_all=True, append_images=pictures_[1:])
+    assert inspect(buffer.getvalue()).type == "jpeg"
+
+
 def test_names_of_types():
     names = {"a.JPG": "jpeg", "image/svg+xml": "svg", "http://h/x.tif": "tiff", "image/jpeg": "jpeg", "x": ""}
     assert {name: type_of(name) for name in names} == names

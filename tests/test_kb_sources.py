@@ -19,7 +19,7 @@ from comem_lmms.data.http import Client
 from comem_lmms.errors import UserError
 from comem_lmms.knowledge import sources
 from comem_lmms.knowledge.candidates import Candidate, Reject
-from comem_lmms.knowledge.sources import wit
+from comem_lmms.knowledge.sources import tables, wit
 
 
 def jpeg(colour: str = "red", size: tuple[int, int] = (8, 8), kind: str = "JPEG") -> bytes:
@@ -135,6 +135,44 @@ def test_a_truncated_shard_gives_what_there_is(tmp_path, cut):
         assert read(tmp_path, ends[i].position) == ends[i + 1 :]
     (tmp_path / "a.tsv.gz").write_bytes(whole[: len(whole) // 2] + b"spoiled" + whole[len(whole) // 2 :])
     assert "file_damaged" in titles(tmp_path)
+
+
+def test_a_damaged_shard_gives_the_same_wherever_it_is_gone_on_with(tmp_path):
+    wit_rows.write(tmp_path / "a.tsv.gz", wit_rows.lines(4000, "http://h/{}.jpg", 100))
+    data = bytearray((tmp_path / "a.tsv.gz").read_bytes())
+    middle = len(data) * 6 // 10
+    data[middle : middle + 20] = b"\xff" * 20
+    (tmp_path / "a.tsv.gz").write_bytes(data)
+    whole = read(tmp_path)
+    assert whole[-1].found.kind == "file_damaged"
+    for i in range(0, len(whole), len(whole) // 12):
+        assert read(tmp_path, whole[i].position) == whole[i + 1 :]
+
+
+def test_a_mark_at_the_beginning_of_a_file_is_no_part_of_it(tmp_path):
+    mark = b"\xef\xbb\xbf"
+    (tmp_path / "metadata.csv").write_bytes(mark + b"file_name,text\na.jpg,one\n")
+    (tmp_path / "rows.jsonl").write_bytes(mark + b'{"image": "a.jpg", "text": "one"}\n')
+    for source in (tmp_path, tmp_path / "rows.jsonl"):
+        assert [(one.text, one.image) for one in found(source)] == [("one", tmp_path / "a.jpg")]
+    (tmp_path / "rows.tsv").write_bytes(mark + written(row()))
+    assert titles(tmp_path / "rows.tsv") == ["T"]
+
+
+def test_long_texts_in_csv_and_what_is_none(tmp_path):
+    long = "word " * 40_000
+    (tmp_path / "metadata.csv").write_text(f"text,title\n{long},A\nshort,B\n")
+    assert titles(tmp_path) == ["A", "B"]
+    (tmp_path / "metadata.csv").write_text('text,title\none,A\ntwo,"B\n' + long * 5)
+    assert titles(tmp_path) == ["A", f"B\n{long * 5}"]
+
+
+def test_a_csv_that_cannot_be_read_on_ends_there(tmp_path, monkeypatch):
+    monkeypatch.setattr(tables, "MOST_BYTES", 1000)
+    (tmp_path / "metadata.csv").write_text('text,title\none,A\ntwo,"B\n' + "word\n" * 500)
+    whole = read(tmp_path)
+    assert [getattr(one.found, "kind", "good") for one in whole] == ["good", "file_damaged"]
+    assert [read(tmp_path, one.position) for one in whole] == [whole[1:], []]
 
 
 def test_the_defects_of_the_generator_are_found_as_they_were_made(tmp_path):
@@ -326,5 +364,12 @@ def test_a_source_that_is_none(tmp_path):
     (tmp_path / "a.parquet").write_bytes(b"no")
     with pytest.raises(UserError, match="is not a Parquet file"):
         sources.find(str(tmp_path))
+    pq.write_table(pa.table({"caption": ["a"]}), tmp_path / "a.parquet")
+    with pytest.raises(UserError, match=r"a.parquet has no column 'text', but caption; call that of the texts so"):
+        sources.find(str(tmp_path))
+    (tmp_path / "b.jsonl").write_text('{"text": "else it would be passed over"}')
+    with pytest.raises(UserError, match=r"has files of several kinds \(.jsonl, .parquet\); give a folder of one kind"):
+        sources.find(str(tmp_path))
+    (tmp_path / "b.jsonl").unlink()
     with pytest.raises(UserError, match="--shards and --revision are for wit"):
         sources.find(str(tmp_path), "0")

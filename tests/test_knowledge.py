@@ -2,6 +2,7 @@
 
 import io
 import json
+import random
 
 import pyarrow.parquet as pq
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from comem_lmms.errors import UserError
-from comem_lmms.knowledge import KnowledgeBase, Row, Writer
+from comem_lmms.knowledge import KnowledgeBase, Row, Writer, shards
 from comem_lmms.records import KnowledgeItem
 
 
@@ -116,6 +117,19 @@ def test_a_range_of_images_is_read_without_those_before_it(tmp_path, monkeypatch
         list(base.images(0, 3))
 
 
+def test_large_images_do_not_fill_memory(tmp_path, monkeypatch):
+    """Reading an item reads a row group, and those that are kept are few however large they are."""
+    rng = random.Random(0)
+    rows = [Row(str(i), "", "", rng.randbytes(300_000)) for i in range(64)]
+    base = KnowledgeBase.create(tmp_path, rows)
+    assert base.row(40) == rows[40]
+    assert sum(table.nbytes for table in base._images._groups.values()) < 1 << 22
+    monkeypatch.setattr(shards, "KEPT_BYTES", 1 << 23)
+    assert [base.row(i) for i in range(64)] == rows
+    assert sum(table.nbytes for table in base._images._groups.values()) <= 1 << 23
+    assert list(base.image_files(3, 50)) == [row.image for row in rows[3:50]]
+
+
 def test_another_format_is_refused(tmp_path):
     KnowledgeBase.create(tmp_path, ROWS)
     manifest = json.loads((tmp_path / "manifest.json").read_text())
@@ -212,6 +226,14 @@ def test_what_became_of_a_url_is_remembered(tmp_path):
         assert again.outcome("http://b") == "gone"
         assert again.outcome("http://c") is None
         again.close()
+
+
+def test_a_manifest_that_lacks_something_is_noticed(tmp_path):
+    about = dict(KnowledgeBase.create(tmp_path, ROWS).manifest)
+    for name in ("items", "images", "fingerprint"):
+        (tmp_path / "manifest.json").write_text(json.dumps({k: v for k, v in about.items() if k != name}))
+        with pytest.raises(UserError, match=f"manifest.json has no '{name}': it is damaged or was changed; build or"):
+            KnowledgeBase.open(tmp_path)
 
 
 def test_broken_manifest_is_noticed(tmp_path):

@@ -14,7 +14,7 @@ from comem_lmms import micro
 from comem_lmms.errors import UserError
 from comem_lmms.knowledge import KnowledgeBase, Row
 from comem_lmms.records import Query
-from comem_lmms.retrieval import ClipEmbedder, Index, Retriever
+from comem_lmms.retrieval import ClipEmbedder, Embeddings, Index, Retriever
 
 
 def queries(questions, n=8):
@@ -119,6 +119,15 @@ def test_damaged_index(small):
     path.write_bytes(path.read_bytes()[:50])
     with pytest.raises(UserError, match=r"index.faiss has 50 bytes, not .*: it is damaged; build it again"):
         Retriever(small)
+
+
+@pytest.mark.parametrize("path", ["index/index.json", "embeddings/manifest.json"])
+def test_a_manifest_that_lacks_something_is_noticed(small, path):
+    about = json.loads((small.folder / path).read_text())
+    for name in ("images", "clip_fingerprint", "pretrained"):
+        (small.folder / path).write_text(json.dumps({k: v for k, v in about.items() if k != name}))
+        with pytest.raises(UserError, match=rf"{path} has no '{name}': it is damaged or was changed"):
+            (Index.open if "index" in path else Embeddings.open)(small)
 
 
 def test_index_that_was_exchanged(small, knowledge, tmp_path):

@@ -22,7 +22,7 @@ from comem_lmms import micro
 from comem_lmms.cli import main
 from comem_lmms.errors import UserError
 from comem_lmms.harness import Documents
-from comem_lmms.knowledge import KnowledgeBase
+from comem_lmms.knowledge import KnowledgeBase, Writer
 from comem_lmms.knowledge.rows import same_title
 from comem_lmms.models.vanilla_rag import VanillaRAG
 from comem_lmms.plugin import task_folder
@@ -285,6 +285,29 @@ def test_a_finished_run_is_not_overwritten(runs, microseek, knowledge):
         retrieve(runs / "clip", [Documents("microseek", microseek)], Retriever(knowledge), 5)
 
 
+def test_a_folder_of_something_else_is_not_called_a_run_or_a_base(runs, knowledge, microseek):
+    """Else the remedy would be to remove it."""
+    with pytest.raises(UserError, match=r"has a manifest.json that is not of a run; name another folder"):
+        retrieve(knowledge.folder, [Documents("microseek", microseek)], Retriever(knowledge), 5)
+    with pytest.raises(UserError, match=r"has a manifest.json that is not of a knowledge base; name another folder"):
+        Writer(runs / "clip", {})
+
+
+def test_two_processes_do_not_make_a_run_in_one_folder(tmp_path, knowledge, microseek, runs):
+    tasks = [Documents("microseek", microseek)]
+    retriever, search = Retriever(knowledge), Retriever(knowledge).search
+
+    def searched(queries, k):
+        with pytest.raises(UserError, match=r"another process is at work in .*parts; wait for it, or stop it"):
+            retrieve(tmp_path / "run", tasks, Retriever(knowledge), k)
+        return search(queries, k)
+
+    retriever.search = searched
+    made = retrieve(tmp_path / "run", tasks, retriever, 5)
+    assert made.fingerprint == Run.open(runs / "clip").fingerprint
+    assert not (tmp_path / "run/parts").exists()
+
+
 @pytest.fixture
 def without_ids(tmp_path, questions):
     """MicroSeek's first four documents without the ids of their items; the third shows the fourth's image."""
@@ -357,6 +380,15 @@ def test_a_run_of_another_base_names_both(runs, knowledge, tmp_path):
         VanillaRAG(knowledge=str(other.folder), retrieval=str(runs / "clip"))
     with pytest.raises(UserError, match=both):
         recall(Run.open(runs / "clip"), other)
+
+
+def test_a_run_whose_manifest_lacks_something(runs, tmp_path):
+    shutil.copytree(runs / "clip", tmp_path / "run")
+    about = dict(Run.open(tmp_path / "run").manifest)
+    for name in ("kind", "files", "tasks"):
+        (tmp_path / "run/manifest.json").write_text(json.dumps({k: v for k, v in about.items() if k != name}))
+        with pytest.raises(UserError, match=f"manifest.json has no '{name}': it is damaged or was changed"):
+            Run.open(tmp_path / "run")
 
 
 @pytest.mark.parametrize(
@@ -533,6 +565,8 @@ def test_a_document_tells_what_its_task_declares():
     fields = declared("t", {"retrieval": {"answers": "a", "entity": lambda doc: doc["e"], "language": "missing"}})
     assert facts({"a": ["x", "y", "x"], "e": "E"}, fields) == (["x", "y"], "E", None, None)
     assert facts({"a": "x", "e": ""}, fields).answers == ["x"]
+    told = [facts({"a": value, "e": ""}, fields).answers for value in (7, 0, (1, 2), "", None, [])]
+    assert told == [["7"], ["0"], ["1", "2"], [], [], []]
     assert declared("t", [{"version": 1}]) == declared("t", None) == {}
     with pytest.raises(UserError, match="task t: metadata: retrieval: 'answer' is unknown; declare some of answers"):
         declared("t", {"retrieval": {"answer": "a"}})

@@ -14,7 +14,7 @@ from typing import Any
 from PIL import Image
 
 from comem_lmms.errors import UserError
-from comem_lmms.files import read_json, sha256
+from comem_lmms.files import check_fields, read_json, sha256
 from comem_lmms.images import IMAGE_ERRORS, open_image
 from comem_lmms.knowledge import lookups
 from comem_lmms.knowledge.rows import IMAGES, ITEMS, Row, same_title
@@ -155,6 +155,7 @@ class KnowledgeBase:
                 f"knowledge base {folder} has format {manifest.get('format')!r}, this version reads {FORMAT}; build it "
                 "again"
             )
+        check_fields(folder / MANIFEST, manifest, "items", "images", "fingerprint")
         total = 0
         for name, (_, size, _) in manifest["files"].items():
             path = folder / name

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from comem_lmms.data.http import Client
 from comem_lmms.errors import UserError, one_line
-from comem_lmms.knowledge import addresses
+from comem_lmms.knowledge import addresses, pictures
 from comem_lmms.knowledge.candidates import Candidate, Read, Reject, Source
 from comem_lmms.knowledge.fetching import Fetcher
 from comem_lmms.knowledge.filters import Filters
@@ -110,14 +110,7 @@ class _Chunk:
     def add(self, reads: Sequence[Read], bar: Any) -> None:
         """Adds candidates, and keeps them."""
         reads = [read._replace(found=self._prepared(read.found)) for read in reads]
-        urls = {
-            found.image: None
-            for _, found in reads
-            if isinstance(found, Candidate)
-            and isinstance(found.image, str)
-            and self._options.filters.of_source(found) is None
-        }
-        new = [url for url in urls if self._writer.outcome(url) is None]
+        new = [url for url in self._urls_of(reads) if self._writer.outcome(url) is None]
         left = count(len(new), -1)
         self._fetcher.fetch(new, lambda: bar.set_postfix_str(f"{next(left)} images to fetch"))
         for position, found in reads:
@@ -133,6 +126,21 @@ class _Chunk:
         self._commit(reads[-1].position)
         self._fetcher.forget(new)
         bar.update(len(reads))
+
+    def _urls_of(self, reads: Sequence[Read]) -> dict[str, None]:
+        """The URLs of the images of those that will be items if their images can be had."""
+        urls: dict[str, None] = {}
+        ids: set[str] = set()
+        for _, found in reads:
+            if isinstance(found, Reject) or self._options.filters.of_source(found):
+                continue
+            if self._source.ids != "place":
+                if found.id in ids or self._writer.claimed(found.id):
+                    continue
+                ids.add(found.id)
+            if isinstance(found.image, str):
+                urls[found.image] = None
+        return urls
 
     def _commit(self, position: Any) -> None:
         self._writer.commit(position, self._counts, self._urls, self._rejects)
@@ -161,16 +169,17 @@ class _Chunk:
             return found
         if left_out := self._options.filters.of_source(found):
             return FILTER + left_out
+        # Before its image is taken in, which would else be one without an item.
+        if self._source.ids != "place" and not self._writer.claim(found.id):
+            if self._source.ids == "content":
+                return FILTER + "repeated"
+            return Reject(found.source, "repeated_id", found.id)
         image = None if found.image is None else self._image(found)
         if isinstance(image, Problem):
             if image.kind.startswith(FILTER):
                 return image.kind
             shown = found.image if isinstance(found.image, str) else ""
             return Reject(found.id, image.kind, " ".join(filter(None, (shown, image.detail))))
-        if self._source.ids != "place" and not self._writer.claim(found.id):
-            if self._source.ids == "content":
-                return FILTER + "repeated"
-            return Reject(found.source, "repeated_id", found.id)
         self._writer.add(Row(found.id, found.title, found.text, None, found.language, found.source), image)
         return None
 
@@ -195,8 +204,9 @@ class _Chunk:
             image = fetched
         if isinstance(image, Path):
             try:
-                data = image.read_bytes()
-            except OSError as error:
+                with image.open("rb") as file:
+                    data = file.read(pictures.MOST_BYTES + 1)
+            except (OSError, ValueError) as error:  # the latter of a name that no file can have
                 return Problem("image_missing", one_line(error))
         else:
             data = image or b""

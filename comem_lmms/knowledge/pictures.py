@@ -11,7 +11,8 @@ from comem_lmms.images import IMAGE_ERRORS, open_image, strictly
 
 MOST_BYTES = 1 << 26
 MOST_PIXELS = 1 << 26  # 200 MB as RGB
-_ENDINGS = {"jpg": "jpeg", "jpe": "jpeg", "tif": "tiff", "svg+xml": "svg"}
+# MPO is a JPEG with more pictures behind it, as some cameras write them.
+_ENDINGS = {"jpg": "jpeg", "jpe": "jpeg", "mpo": "jpeg", "tif": "tiff", "svg+xml": "svg"}
 
 
 class Picture(NamedTuple):
@@ -32,10 +33,11 @@ class Problem(NamedTuple):
 def inspect(data: bytes, whole: bool = True) -> Picture | Problem:
     """What a file is; with ``whole``, whether all of it can be decoded, as whoever uses the base will do."""
     if len(data) > MOST_BYTES:
-        return Problem("image_too_large", f"{len(data):,} bytes")
+        return Problem("image_too_large", f"more than {MOST_BYTES:,} bytes")
     try:
         with Image.open(io.BytesIO(data)) as image:
-            picture = Picture((image.format or "").lower(), *image.size)
+            kind = (image.format or "").lower()
+            picture = Picture(_ENDINGS.get(kind, kind), *image.size)
         if picture.width * picture.height > MOST_PIXELS:
             return Problem("image_too_many_pixels", f"{picture.width} x {picture.height}")
         if whole:

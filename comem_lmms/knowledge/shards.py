@@ -5,22 +5,20 @@ Only what is asked for is read, a row group at a time, so a table may be far lar
 
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import accumulate
 from pathlib import Path
 from threading import Lock
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from comem_lmms.errors import UserError, one_line
 
-V = TypeVar("V")
-
 OPEN_FILES = 32
-KEPT_GROUPS = 64
+KEPT_BYTES = 1 << 27  # of row groups
 
 
 class _File(NamedTuple):
@@ -88,14 +86,17 @@ class Shards:
                     here += len(batch)
 
     def _group(self, shard: int, group: int) -> pa.Table:
-        def read() -> pa.Table:
+        name = (shard, group)
+        if name not in self._groups:
             with self._reading(self._paths[shard]):
-                return self._file(shard).parquet.read_row_group(group)
-
-        return _kept(self._groups, (shard, group), read, KEPT_GROUPS)
+                self._groups[name] = self._file(shard).parquet.read_row_group(group)
+            while len(self._groups) > 1 and sum(table.nbytes for table in self._groups.values()) > KEPT_BYTES:
+                self._groups.popitem(last=False)
+        self._groups.move_to_end(name)
+        return self._groups[name]
 
     def _file(self, shard: int) -> _File:
-        def opened() -> _File:
+        if shard not in self._open:
             path = self._paths[shard]
             with self._reading(path):
                 parquet = self._opened(path)
@@ -103,9 +104,11 @@ class Shards:
                     raise pa.ArrowInvalid(f"columns {', '.join(parquet.schema_arrow.names)}")
                 groups = parquet.metadata.num_row_groups
                 sizes = [parquet.metadata.row_group(i).num_rows for i in range(groups)]
-                return _File(parquet, [0, *accumulate(sizes)])
-
-        return _kept(self._open, shard, opened, OPEN_FILES)
+                self._open[shard] = _File(parquet, [0, *accumulate(sizes)])
+            if len(self._open) > OPEN_FILES:
+                self._open.popitem(last=False)
+        self._open.move_to_end(shard)
+        return self._open[shard]
 
     def _opened(self, path: Path) -> pq.ParquetFile:
         return pq.ParquetFile(path, memory_map=True, page_checksum_verification=True)
@@ -117,13 +120,3 @@ class Shards:
             yield
         except (pa.ArrowException, OSError) as error:
             raise UserError(f"{path} is damaged ({one_line(error)}); {self._remedy}") from error
-
-
-def _kept(cache: "OrderedDict[Any, V]", name: Any, make: Callable[[], V], most: int) -> V:
-    """What the cache has, or what is made and kept in it in place of what was not asked for longest."""
-    if name not in cache:
-        cache[name] = make()
-        if len(cache) > most:
-            cache.popitem(last=False)
-    cache.move_to_end(name)
-    return cache[name]

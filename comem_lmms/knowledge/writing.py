@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from comem_lmms import __version__
 from comem_lmms.errors import UserError, one_line
-from comem_lmms.files import sha256, write_json
+from comem_lmms.files import read_json, sha256, write_json
 from comem_lmms.knowledge import lookups
 from comem_lmms.knowledge.rows import IMAGES, ITEMS, Row, checked, key
 from comem_lmms.knowledge.shards import Shards
@@ -28,7 +28,8 @@ MANIFEST = "manifest.json"
 REJECTS = "rejects.jsonl"
 STATE = "build.sqlite"
 SPOOL = "spool"  # folder of images that were fetched for the chunk being made
-GROUPS = {"items": 1000, "images": 64}  # rows of a row group: what is read to get at one
+GROUPS = {"items": 1000, "images": 64}  # rows of a row group, at most: what is read to get at one
+GROUP_BYTES = 1 << 22  # of a row group of more than one row
 _TABLES = """
 create table if not exists settings (content text);
 create table if not exists chunks (number integer primary key, content text);
@@ -84,6 +85,8 @@ class Writer:
         self._ids: set[bytes] = set()
         self.pending_bytes = 0  # of images that are taken in, until the next commit
         if (folder / MANIFEST).is_file():
+            if "items" not in read_json(folder / MANIFEST):
+                raise UserError(f"{folder} has a {MANIFEST} that is not of a knowledge base; name another folder")
             raise UserError(f"{folder} holds a finished knowledge base; remove it, or name another folder")
         try:
             for name in GROUPS:
@@ -152,11 +155,15 @@ class Writer:
 
     def claim(self, id_: str) -> bool:
         """Whether an id was not claimed before, in this or an earlier chunk; for ids that may repeat."""
-        name = _hash(id_)
-        if name in self._ids or self._state.execute("select 1 from ids where hash = ?", (name,)).fetchone():
+        if self.claimed(id_):
             return False
-        self._ids.add(name)
+        self._ids.add(_hash(id_))
         return True
+
+    def claimed(self, id_: str) -> bool:
+        """Whether an id was claimed before."""
+        name = _hash(id_)
+        return name in self._ids or bool(self._state.execute("select 1 from ids where hash = ?", (name,)).fetchone())
 
     def add(self, row: Row, image: StoredImage | None = None) -> None:
         """The next item; its image is ``row.image`` or, where that is None, one taken in before.
@@ -303,9 +310,15 @@ class Writer:
 
 def _write_table(path: Path, table: pa.Table, group: int) -> None:
     partial = path.with_name(f"{path.name}.partial")
-    pq.write_table(
-        table, partial, compression="zstd", compression_level=9, row_group_size=group, write_page_checksum=True
-    )
+    settings = {"compression": "zstd", "compression_level": 9, "write_page_checksum": True}
+    with pq.ParquetWriter(partial, table.schema, **settings) as writer:
+        start = 0
+        while start < len(table):
+            rows = table.slice(start, group)
+            while len(rows) > 1 and rows.nbytes > GROUP_BYTES:
+                rows = rows.slice(0, len(rows) // 2)
+            writer.write_table(rows)
+            start += len(rows)
     os.replace(partial, path)
 
 

@@ -21,6 +21,20 @@ BATCH = 64
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
 
+def check_device(device: str | torch.device) -> torch.device:
+    """The device of a name.
+
+    Raises:
+        UserError: PyTorch knows none of that name, or this machine has none.
+    """
+    try:
+        found = torch.device(device)
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise UserError(f"there is no device {str(device)!r} here ({one_line(error)}); give cpu, or cuda") from error
+    return found
+
+
 class ClipEmbedder:
     """An open_clip model.
 
@@ -35,7 +49,7 @@ class ClipEmbedder:
             of images.
 
     Raises:
-        UserError: open_clip cannot load the model, or ``dtype`` is unknown.
+        UserError: open_clip cannot load the model, or ``dtype`` or ``device`` is unknown.
     """
 
     def __init__(
@@ -49,7 +63,7 @@ class ClipEmbedder:
             )
         if dtype not in get_args(Precision):
             raise UserError(f"dtype={dtype!r} is unknown; choose one of {', '.join(get_args(Precision))}")
-        self.name, self.pretrained, self.device = model, pretrained, torch.device(device)
+        self.name, self.pretrained, self.device = model, pretrained, check_device(device)
         if dtype == "auto":
             dtype = "float16" if self.device.type == "cuda" else "float32"
         self.dtype: torch.dtype = getattr(torch, dtype)

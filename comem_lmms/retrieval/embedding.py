@@ -85,7 +85,7 @@ def _begin(folder: Path, settings: dict[str, Any]) -> None:
     try:
         folder.mkdir(exist_ok=True)
         for partial in folder.glob("*.partial"):
-            partial.unlink()
+            partial.unlink(missing_ok=True)
         if not (folder / MANIFEST).is_file() and not (folder / BEGUN).is_file():
             write_json(folder / BEGUN, settings)
     except OSError as error:
@@ -200,7 +200,7 @@ def _finish(folder: Path, settings: dict[str, Any]) -> None:
         files[path.name] = [path.stat().st_size, sha256(path)]
     about = {"made_by": f"comem-lmms {__version__}", "dimension": dimension, "dtype": "float16"}
     write_json(folder / MANIFEST, {**settings, **about, "fingerprint": fingerprint(files), "files": files})
-    (folder / BEGUN).unlink()
+    (folder / BEGUN).unlink(missing_ok=True)
 
 
 def _expected(folder: Path, settings: dict[str, Any]) -> Iterator[tuple[Path, int]]:

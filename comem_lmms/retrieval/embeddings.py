@@ -19,6 +19,7 @@ from comem_lmms.knowledge.base import SMALL
 FOLDER = "embeddings"
 MANIFEST = "manifest.json"
 SHARD = 8192  # images of a file
+_NEEDED = ("images", "dimension", "shard", "files", "fingerprint", "clip", "pretrained", "clip_fingerprint")
 
 
 class Embeddings:
@@ -93,7 +94,7 @@ class Embeddings:
                 f"knowledge base {knowledge.folder} has no finished embeddings; run `comem-lmms kb embed "
                 f"{knowledge.folder} --clip MODEL`"
             )
-        embeddings = cls(folder, read_json(folder / MANIFEST))
+        embeddings = cls(folder, read_json(folder / MANIFEST, *_NEEDED))
         check_base(folder, embeddings.about, knowledge)
         total = 0
         for name, (size, _) in embeddings.about["files"].items():

@@ -20,7 +20,7 @@ from comem_lmms.files import files_fingerprint, read_json, write_json
 from comem_lmms.knowledge import KnowledgeBase
 from comem_lmms.knowledge.base import SMALL
 from comem_lmms.retrieval.choosing import EXACT, PER_LIST, QUERIES, Sample, choose, tune
-from comem_lmms.retrieval.clip import ClipEmbedder
+from comem_lmms.retrieval.clip import ClipEmbedder, check_device
 from comem_lmms.retrieval.embeddings import FOLDER as EMBEDDINGS
 from comem_lmms.retrieval.embeddings import MANIFEST, Embeddings
 
@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 
 FOLDER = "index"
 RERANKED = 20  # what is compared with the embeddings for each image that is asked for
+COMPARED = 1 << 16  # of them at a time
+_NEEDED = ("images", "index", "clip", "pretrained", "clip_fingerprint", "reranked", "search")
 
 
 class Index:
@@ -110,6 +112,7 @@ class Index:
         """
         embeddings = Embeddings.open(knowledge)
         embeddings.verify()
+        check_device(device)
         choice = choose(kind, len(embeddings), embeddings.dimension, memory, device)
         log.info("%s: %s", choice.factory, choice.why)
         try:
@@ -119,6 +122,9 @@ class Index:
             tuned = to_device(index, device)
             asked = cls(tuned, {}, embeddings=embeddings if choice.reranked else None)
             search, recall = tune(tuned, space, lambda *query: Index.search(asked, *query), sample, min_recall)
+            if search:  # goes into the file, of which the fingerprint is; on a GPU, a copy was tuned
+                written: Any = faiss.ParameterSpace()
+                written.set_index_parameters(index, search)
         except RuntimeError as error:
             raise UserError(
                 f"FAISS cannot make an index {choice.factory!r} of {len(embeddings):,} vectors of "
@@ -159,8 +165,10 @@ def to_device(index: faiss.Index, device: str) -> faiss.Index:
     Raises:
         UserError: FAISS has no GPU to use, or cannot hold such an index on one.
     """
-    if not device.startswith("cuda"):
+    if device == "cpu":
         return index
+    if not device.startswith("cuda"):
+        raise UserError(f"FAISS searches on cpu or cuda, not on {device!r}; give one of them")
     if not hasattr(faiss, "StandardGpuResources") or not faiss.get_num_gpus():
         raise UserError(
             f"FAISS cannot search on {device}: it is built without GPUs, or sees none; `pip install comem-lmms[gpu]`, "
@@ -190,7 +198,7 @@ def _checked(folder: Path, knowledge: KnowledgeBase) -> dict[str, Any]:
             f"knowledge base {knowledge.folder} has no index; run `comem-lmms kb embed {knowledge.folder} --clip "
             f"MODEL` and then `comem-lmms kb index {knowledge.folder}`"
         )
-    about = read_json(folder / "index.json")
+    about = read_json(folder / "index.json", *_NEEDED)
     if about.get("items") != len(knowledge):
         raise UserError(f"index {folder} is of {about.get('items')} items but the base has {len(knowledge)}; {remedy}")
     if (size := path.stat().st_size) != about.get("bytes"):
@@ -215,9 +223,13 @@ def _checked(folder: Path, knowledge: KnowledgeBase) -> dict[str, Any]:
 def _reranked(
     embeddings: Embeddings, queries: np.ndarray, numbers: np.ndarray, k: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The k best of some images for each query, by their own vectors."""
-    vectors = embeddings.take(np.maximum(numbers, 0).ravel()).reshape(*numbers.shape, -1)
-    scores = np.einsum("qd,qkd->qk", queries, vectors)
+    """The k best of some images for each query, by their own vectors; those of few queries are in memory at a time."""
+    scores = np.empty(numbers.shape, np.float32)
+    few = max(1, COMPARED // numbers.shape[1])
+    for first in range(0, len(numbers), few):
+        part = slice(first, first + few)
+        vectors = embeddings.take(np.maximum(numbers[part], 0).ravel()).reshape(*numbers[part].shape, -1)
+        scores[part] = np.einsum("qd,qkd->qk", queries[part], vectors)
     scores[numbers < 0] = -np.inf
     best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
     return np.take_along_axis(scores, best, 1), np.take_along_axis(numbers, best, 1)
@@ -291,6 +303,7 @@ def _write(folder: Path, index: faiss.Index, about: dict[str, Any]) -> None:
     try:
         folder.mkdir(exist_ok=True)
         faiss.write_index(index, str(partial))
+        (folder / "index.json").unlink(missing_ok=True)  # it is not of what comes now
         os.replace(partial, path)
         write_json(folder / "index.json", {**about, "bytes": path.stat().st_size, "index": files_fingerprint([path])})
     except (OSError, RuntimeError) as error:

@@ -70,6 +70,6 @@ def facts(doc: Mapping[str, Any], fields: Declared) -> Facts:
         return doc.get(source) if isinstance(source, str) else source(doc) if source else None
 
     answers = told("answers")
-    texts = [answers] if isinstance(answers, str) else answers or []
+    texts = answers if isinstance(answers, list | tuple | set) else [] if answers in (None, "") else [answers]
     single = (told(name) for name in Facts._fields[1:])
     return Facts(list(dict.fromkeys(map(str, texts))), *(str(one) if one else None for one in single))

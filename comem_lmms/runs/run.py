@@ -11,13 +11,14 @@ from typing import Any
 import pyarrow as pa
 
 from comem_lmms.errors import UserError
-from comem_lmms.files import read_json, sha256
+from comem_lmms.files import check_fields, read_json, sha256
 from comem_lmms.knowledge import KnowledgeBase
 from comem_lmms.knowledge.shards import Shards
 from comem_lmms.records import By, Right
 
-FORMAT = 1
+FORMAT, WHAT = 1, "retrieval run"
 MANIFEST, HITS, DOCUMENTS, PARTS = "manifest.json", "hits.parquet", "documents.parquet", "parts"
+_NEEDED = ("kind", "k", "query", "right", "fingerprint", "knowledge", "tasks", "files")
 FOUND = [
     ("key", pa.binary(32)),
     ("ids", pa.list_(pa.string())),  # best first
@@ -77,11 +78,12 @@ class Run:
                 remedy = "it is not finished, run the command that began it again"
             raise UserError(f"no retrieval run at {folder}: {MANIFEST} is missing; {remedy}")
         manifest = read_json(folder / MANIFEST)
-        if manifest.get("format") != FORMAT or manifest.get("what") != "retrieval run":
+        if manifest.get("format") != FORMAT or manifest.get("what") != WHAT:
             raise UserError(
                 f"{folder / MANIFEST} is not that of a retrieval run of format {FORMAT}; make one with "
                 "`comem-lmms retrieve`"
             )
+        check_fields(folder / MANIFEST, manifest, *_NEEDED)
         for name, (_, expected) in manifest["files"].items():
             if not (folder / name).is_file() or sha256(folder / name) != expected:
                 raise UserError(

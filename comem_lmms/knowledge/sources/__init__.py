@@ -77,17 +77,27 @@ def _own(path: Path) -> Source:
     about = {"source": str(path), "licence": "as its owner says"}
     if reader is wit.read:
         about = wit.ABOUT
-    elif reader is tables.read_parquet and wit_base.PAGES in parquet.columns(files[0]):
-        reader, about = wit_base.read, wit_base.ABOUT
+    elif reader is tables.read_parquet:
+        names = parquet.columns(files[0])
+        if wit_base.PAGES in names:
+            reader, about = wit_base.read, wit_base.ABOUT
+        elif "text" not in names:
+            raise UserError(f"{files[0]} has no column 'text', but {', '.join(names)}; call that of the texts so")
     ids: Any = "place" if reader in (wit.read, wit_base.read) else "own"
-    settings = {"source": str(path), "files": [[file.name, file.stat().st_size] for file in files]}
+    settings = {"source": str(path), "files": _states(files)}
     return Source([Part(_stem(file.name), _there(file)) for file in files], reader, settings, about, ids)
 
 
 def _mds(folder: Path) -> Source:
     files = mds.shards(folder)
-    settings = {"source": str(folder), "files": [[file.name, file.stat().st_size] for file in files]}
+    settings = {"source": str(folder), "files": _states(files)}
     return Source([Part(file.name, _there(file)) for file in files], mds.read, settings, mds.ABOUT, "content")
+
+
+def _states(files: list[Path]) -> list[list[Any]]:
+    """Name, size and time of the last change of each file: a build goes on with those that it began with."""
+    stats = [file.stat() for file in files]
+    return [[file.name, stat.st_size, stat.st_mtime_ns] for file, stat in zip(files, stats, strict=True)]
 
 
 def _files(path: Path) -> list[Path]:
@@ -97,9 +107,13 @@ def _files(path: Path) -> list[Path]:
         for name in ("metadata.jsonl", "metadata.csv"):
             if (path / name).is_file():
                 return [path / name]
-        for ending in (".parquet", ".tsv.gz", ".tsv", ".jsonl"):
-            if files := sorted(file for file in path.iterdir() if _ending(file) == ending):
-                return files
+        files = sorted(file for file in path.iterdir() if _ending(file) in (".parquet", ".tsv.gz", ".tsv", ".jsonl"))
+        if len(kinds := sorted({_ending(file) for file in files})) > 1:
+            raise UserError(
+                f"--source {path} has files of several kinds ({', '.join(kinds)}); give a folder of one kind"
+            )
+        if files:
+            return files
     raise UserError(
         f"--source {path} is neither wit nor wit_base, nor a file or folder of {', '.join(_READERS)}; give one of them"
     )

@@ -123,6 +123,10 @@ def _candidate(entry: Any, where: str) -> Candidate | Reject:
     if not isinstance(text, str) or not text:
         return Reject(where, "no_text")
     try:
+        text.encode()
+    except UnicodeEncodeError as error:  # half of a pair that JSON can spell
+        return Reject(where, "wrong_encoding", one_line(error))
+    try:
         image = base64.b64decode(entry["image"], validate=True) if entry.get("image") else None
     except (ValueError, binascii.Error) as error:
         return Reject(where, "wrong_kind", f"image: {one_line(error)}")

@@ -6,6 +6,7 @@ table's folder on), a URL, or a struct of ``bytes`` and ``path``. ``file_name`` 
 
 import base64
 import binascii
+import codecs
 import csv
 import json
 import re
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from comem_lmms.errors import one_line
-from comem_lmms.knowledge.candidates import Candidate, Read, Reject
+from comem_lmms.knowledge.candidates import DAMAGED, Candidate, Read, Reject
 from comem_lmms.knowledge.sources import parquet
 
 TEXTS = ("id", "title", "text", "language", "source")
@@ -51,17 +52,15 @@ def read_jsonl(file: Path, name: str, place: Any) -> Iterator[Read]:
 
 def read_csv(file: Path, name: str, place: Any) -> Iterator[Read]:
     """The rows of a CSV file with a header; it is small beside its images, so to go on it is read from the start."""
-    with file.open(encoding="utf-8", errors="replace", newline="") as lines:
-        for row, cells in enumerate(csv.DictReader(lines)):
-            if row >= (place or 0):
-                where = f"row {row + 1}"
-                if None in cells:
-                    found: Candidate | Reject = Reject(f"{file.name}, {where}", "wrong_columns")
-                elif "\ufffd" in "".join(map(str, cells.values())):
-                    found = Reject(f"{file.name}, {where}", "wrong_encoding")
-                else:
-                    found = candidate(cells, file, name, where, row)
-                yield Read(row + 1, found)
+    csv.field_size_limit(MOST_BYTES)
+    row = 0
+    with file.open(encoding="utf-8-sig", errors="replace", newline="") as lines:
+        try:
+            for row, cells in enumerate(csv.DictReader(lines), 1):
+                if row > (place or 0):
+                    yield Read(row, _csv_row(cells, file, name, row))
+        except csv.Error as error:  # a quote that is never closed, in a large file
+            yield Read(row, Reject(f"{file.name}, after row {row}", DAMAGED, one_line(error)))
 
 
 def candidate(cells: dict[str, Any], file: Path, name: str, where: str, number: int) -> Candidate | Reject:
@@ -89,7 +88,18 @@ def candidate(cells: dict[str, Any], file: Path, name: str, where: str, number: 
     return Candidate(texts["id"] or f"{name}:{number}", texts["title"], texts["text"], texts["language"], source, image)
 
 
+def _csv_row(cells: dict[Any, Any], file: Path, name: str, row: int) -> Candidate | Reject:
+    where = f"row {row}"
+    if None in cells:
+        return Reject(f"{file.name}, {where}", "wrong_columns")
+    if "\ufffd" in "".join(map(str, cells.values())):
+        return Reject(f"{file.name}, {where}", "wrong_encoding")
+    return candidate(cells, file, name, where, row - 1)
+
+
 def _line(line: bytes, file: Path, name: str, where: str, number: int) -> Candidate | Reject:
+    if number == 1:
+        line = line.removeprefix(codecs.BOM_UTF8)
     try:
         cells = json.loads(line.decode())
     except UnicodeDecodeError as error:

@@ -5,6 +5,7 @@ doubled. A quote that is never closed must not swallow the rest of 3.7 million r
 a record; if that fails, the first of them is rejected and the next is read anew.
 """
 
+import codecs
 import gzip
 import zlib
 from collections import deque
@@ -48,7 +49,7 @@ def read(file: Path, name: str, place: Any) -> Iterator[Read]:
         lines = _Lines(cast(BinaryIO, content), *(place or (0, 0)))
         while (first := lines.peek(0)) is not None:
             number = lines.number + 1
-            if number == 1 and first.strip(b"\r\n") == HEADER:
+            if number == 1 and first.strip(b"\r\n").removeprefix(codecs.BOM_UTF8) == HEADER:
                 lines.take(1)
                 continue
             record, cells = _record(lines)
@@ -69,10 +70,19 @@ class _Lines:
     """Lines of which some can be looked at before they are taken; ends at what cannot be read."""
 
     def __init__(self, content: BinaryIO, number: int, offset: int) -> None:
-        content.seek(offset)
         self._content, self.number, self.offset = content, number, offset
         self._ahead: deque[bytes] = deque()
         self.error: Exception | None = None
+        self._skip(offset)
+
+    def _skip(self, offset: int) -> None:
+        """What was read before. Of a gzipped file by the same lines, not by seeking: how much of a damaged one can be
+        unpacked goes by the pieces in which it is."""
+        if not isinstance(self._content, gzip.GzipFile):
+            self._content.seek(offset)
+            return
+        while offset > 0 and (line := self._read()):
+            offset -= len(line)
 
     def peek(self, at: int) -> bytes | None:
         while len(self._ahead) <= at:
