@@ -20,7 +20,8 @@ from comem_lmms.records import By, Hit, Query, Right
 
 
 class Imported:
-    """A `Retriever` whose hits are those of samples; their score is minus their rank, since samples have none.
+    """A `Retriever` whose hits are those of samples; their score is minus their rank, since samples have none. An image
+    of several samples has the items of the first.
 
     Args:
         knowledge: the base that was made of the folder.
@@ -44,15 +45,19 @@ class Imported:
         files = mds.shards(folder)
         ids = _ids(files, fields[1])
         self._found: dict[bytes, list[Hit]] = {}
-        matched = unmatched = 0
+        matched = other = 0
+        unmatched: list[bytes | None] = []
         with tqdm(total=sum(map(len, tasks)), desc="Matching", unit="document") as bar:
             for documents in tasks:
                 for number in range(len(documents)):
                     found = ids.get(_value(documents, number, fields[0]))
                     key = key_of(documents.query(number), self.kind)
-                    if found is not None and key is not None:
-                        self._found.setdefault(key, self._hits(found, folder))
-                    matched, unmatched = matched + (found is not None), unmatched + (found is None)
+                    if found is None:
+                        unmatched.append(key)
+                    elif key is not None:
+                        hits = self._hits(found, folder)
+                        other += self._found.setdefault(key, hits) != hits
+                    matched += found is not None
                     bar.update()
         if not matched:
             raise UserError(
@@ -60,7 +65,13 @@ class Imported:
                 f"{next(iter(ids), None)!r}; give --match with the fields that name the question in both"
             )
         digest = hashlib.sha256("".join(map(sha256, files)).encode()).hexdigest()
-        self.about = {"imported_from": str(folder), "samples": len(ids), "without_sample": unmatched, "files": digest}
+        self.about = {
+            "imported_from": str(folder),
+            "samples": len(ids),
+            "without_sample": sum(key not in self._found for key in unmatched),  # nor has another of the same image
+            "other_items_of_same_image": other,
+            "files": digest,
+        }
         self.fingerprint = hashlib.sha256(f"{digest} {fields} {knowledge.fingerprint}".encode()).hexdigest()
 
     def search(self, queries: Iterable[Query], k: int) -> Iterator[list[Hit]]:

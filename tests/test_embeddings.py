@@ -249,6 +249,20 @@ def test_what_queries_are_made_of_is_in_the_fingerprint(clip_folder, small):
         next(Retriever(small, by="text").search([Query("document 1", [], Image.new("RGB", (8, 8)), text=" ")], 1))
 
 
+@pytest.mark.parametrize("clip_folder", ["ViT-B-16-SigLIP"], indirect=True)
+def test_the_tokenizer_is_in_the_fingerprint_of_texts(clip_folder, tmp_path):
+    shutil.copytree(tmp_path / "clip", tmp_path / "b")
+    tokens = (tmp_path / "b/tokenizer.json").read_text()
+    assert tokens.count('"castle"') == tokens.count('"dog"') == 1
+    swapped = tokens.replace('"castle"', '"x"').replace('"dog"', '"castle"').replace('"x"', '"dog"')
+    (tmp_path / "b/tokenizer.json").write_text(swapped)
+    first, second = ClipEmbedder(clip_folder), ClipEmbedder(f"local-dir:{tmp_path / 'b'}")
+    assert not np.array_equal(first.embed_texts(["a dog"]), second.embed_texts(["a dog"]))
+    assert first.fingerprint == second.fingerprint
+    assert first.text_fingerprint != second.text_fingerprint
+    assert first.text_fingerprint == ClipEmbedder(clip_folder).text_fingerprint
+
+
 def test_a_model_without_a_fitting_tokenizer_says_so(micro_clip):
     with pytest.raises(UserError, match=r"'micro' cannot embed texts: it knows 64 tokens, its tokenizer has more"):
         micro_clip.embed_texts(["who founded it?"])

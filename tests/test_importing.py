@@ -10,12 +10,14 @@ from pathlib import Path
 
 import pytest
 from helpers import answers, evaluate, usages
+from PIL import Image
 
 from comem_lmms.cli import main
 from comem_lmms.errors import UserError
 from comem_lmms.importing import Imported
 from comem_lmms.knowledge import KnowledgeBase, build, sources
 from comem_lmms.knowledge.sources import mds
+from comem_lmms.records import Query
 from comem_lmms.runs import Run
 
 FOLDER = Path(__file__).parent / "data/mds"
@@ -76,6 +78,28 @@ def test_a_run_of_samples_is_answered_from(base, capsys):
     run = Run.open(base.folder.parent / "run")
     assert run.manifest["index"]["imported_from"] == str(FOLDER)
     assert run.manifest["fewer_than_k"] == 6
+
+
+def test_samples_of_one_image_are_told(base):
+    """A run goes by the image, so the items of one of them count."""
+
+    class Documents:
+        task, columns = "t", ["id"]
+        ids = ("realm-0004-founder", "realm-0004-capital", "unknown")
+
+        def __len__(self):
+            return 3
+
+        def value(self, number, column):
+            return self.ids[number]
+
+        def query(self, number):
+            return Query(str(number), [], Image.new("RGB", (8, 8)))
+
+    imported = Imported(base, FOLDER, [Documents()], ("id", "question_id"))
+    assert (imported.about["other_items_of_same_image"], imported.about["without_sample"]) == (1, 0)
+    found = list(imported.search([Documents().query(number) for number in range(3)], 5))
+    assert [[base[hit.row].text.split()[0] for hit in hits] for hits in found] == [["Red", "Green"]] * 3
 
 
 def test_what_does_not_fit_is_one_line(base, folder, tmp_path, capsys):

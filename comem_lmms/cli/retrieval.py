@@ -117,6 +117,8 @@ def _import(arguments: argparse.Namespace) -> None:
     _tell(arguments.out, retrieve(arguments.out, tasks, imported, arguments.top_k).manifest)
     if lacking := imported.about["without_sample"]:
         print(f"{lacking} documents have no sample, so no hits")
+    if other := imported.about["other_items_of_same_image"]:
+        print(f"{other} samples have other items than the first of the same image, whose items count for all of them")
 
 
 def _tell(folder: Path, about: dict[str, Any]) -> None:

@@ -18,6 +18,7 @@ from comem_lmms.errors import UserError, one_line
 from comem_lmms.files import tensors_fingerprint
 
 BATCH = 64
+_SENTENCE = "The Quick brown fox jumps over the lazy dog's 12,345 naïve friends: Ünïcode, 你好, мир!"
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
 
@@ -90,9 +91,18 @@ class ClipEmbedder:
 
     @cached_property
     def text_fingerprint(self) -> str:
-        """SHA-256 of the text tower: two models that agree here too give the same vectors of texts."""
+        """SHA-256 of the text tower and its tokenizer: two models that agree here too give the same vectors of texts.
+
+        Raises:
+            UserError: there is no tokenizer.
+        """
         weights = {k: v for k, v in self._clip.state_dict().items() if not k.startswith("visual.")}
-        return tensors_fingerprint({**weights, "(config)": _as_tensor(self._config["text_cfg"])})
+        of_hf = getattr(self._tokenizer, "tokenizer", None)  # any other comes with open_clip
+        vocabulary: dict[str, int] = of_hf.get_vocab() if of_hf is not None else {}
+        read = [sorted(vocabulary.items()), self._tokenizer([_SENTENCE]).tolist()]
+        return tensors_fingerprint(
+            {**weights, "(config)": _as_tensor(self._config["text_cfg"]), "(tokenizer)": _as_tensor(read)}
+        )
 
     def embed(self, images: Sequence[Image.Image]) -> np.ndarray:
         """(n, d) float32, rows of length 1; an image's vector does not depend on the others."""
