@@ -8,9 +8,10 @@ import pyarrow.parquet as pq
 import pytest
 from numpy.random import RandomState
 
+from comem_lmms.cli import main
 from comem_lmms.knowledge import KnowledgeBase
 from comem_lmms.microseek import world
-from comem_lmms.microseek.build import build
+from comem_lmms.microseek.build import build, write_realms
 from comem_lmms.microseek.emblem import SIZE, draw, portrait, random_emblem, snapshot
 from comem_lmms.microseek.words import ATTRIBUTES, NAME_HEADS, NAME_TAILS
 
@@ -40,6 +41,12 @@ def test_shipped_files_are_what_the_seed_gives(tmp_path, knowledge, questions):
     for ours, theirs in zip(again, questions, strict=True):
         assert {k: v for k, v in ours.items() if k != "image"} == {k: v for k, v in theirs.items() if k != "image"}
         assert (np.asarray(ours["image"]) == np.asarray(theirs["image"])).all()
+
+
+def test_the_base_is_what_the_command_makes_of_its_rows(tmp_path, knowledge):
+    write_realms(tmp_path / "realms.parquet", world.make_realms(world.SEED, world.N_REALMS))
+    assert main(["kb", "build", "--source", str(tmp_path / "realms.parquet"), "--out", str(tmp_path / "kb")]) == 0
+    assert KnowledgeBase.open(tmp_path / "kb").fingerprint == knowledge.fingerprint
 
 
 def test_another_seed_is_another_world(knowledge, tmp_path):

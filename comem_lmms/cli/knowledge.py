@@ -60,7 +60,7 @@ def add(commands: Any) -> None:
     index.add_argument("--memory", type=float, metavar="GB", help="what the index may take; default: half of all")
     index.add_argument("--device", default="cpu", help="where to train and measure (%(default)s)")
     index.add_argument(
-        "--min-recall", type=float, default=0.95, metavar="SHARE", help="of the 10 nearest (%(default)s)"
+        "--min-recall", type=float, default=0.97, metavar="SHARE", help="of the 10 nearest (%(default)s)"
     )
     index.set_defaults(run=_index)
     stats = kb.add_parser("stats", help="say what is in a knowledge base")

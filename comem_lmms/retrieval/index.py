@@ -97,7 +97,7 @@ class Index:
         kind: str = "auto",
         memory: float | None = None,
         device: str = "cpu",
-        min_recall: float = 0.95,
+        min_recall: float = 0.97,
     ) -> "Self":
         """Writes an index of a base's embeddings into its folder, in place of one that is there.
 
