@@ -65,12 +65,17 @@ class TextLearner(Learner):
         """Of each sample, (B,)."""
         if batch.question is None or batch.is_answer is None:
             return memories.new_zeros(0)
-        hidden, embeddings = read
-        is_question = batch.question["attention_mask"].bool() & ~batch.is_answer
-        rows = zip(prefixes(memories, batch), hidden, is_question, strict=True)
-        fronts = [torch.cat([memory, row[mask]]) for memory, row, mask in rows]
-        question = BatchFeature({**batch.question, "inputs_embeds": embeddings})
+        question, fronts = lay_out(batch, memories, *read)
         return self.reader.answer_losses(question, batch.is_answer, fronts)
+
+
+def lay_out(batch: Batch, memories: Tensor, hidden: Tensor, embeddings: Tensor) -> tuple[BatchFeature, list[Tensor]]:
+    """What `AnsweringLLM` reads: the questions and answers, and in front of each its memories and hidden states."""
+    assert batch.question is not None
+    is_question = batch.question["attention_mask"].bool() & ~batch.is_answer
+    rows = zip(prefixes(memories, batch), hidden, is_question, strict=True)
+    fronts = [torch.cat([memory, row[mask]]) for memory, row, mask in rows]
+    return BatchFeature({**batch.question, "inputs_embeds": embeddings}), fronts
 
 
 def load(reader: str, encoder: MemoryEncoder, attention: str | None) -> AnsweringLLM:

@@ -298,9 +298,7 @@ def _tracker(name: str) -> str | None:
     if name == "none":
         return None
     if name not in there:
-        raise UserError(
-            f"tracker={name!r} is not installed, or unknown to accelerate; there are none, {', '.join(there)}"
-        )
+        raise UserError(f"tracker={name!r} is not installed, or unknown to accelerate; choose none, {', '.join(there)}")
     return name
 
 
