@@ -448,6 +448,16 @@ def test_killed_and_resumed_is_uninterrupted(of, tmp_path):
     assert record(out)["last_session"]["steps"] <= 3
 
 
+def test_an_interrupted_training_says_how_to_go_on(of, tmp_path):
+    process = subprocess.Popen(command(of(max_steps=None, epochs=9)), stderr=subprocess.PIPE, text=True)
+    while not (tmp_path / "out/checkpoints/step-0000001").is_dir() and process.poll() is None:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    said = process.communicate(timeout=120)[1].strip().splitlines()
+    assert process.returncode == 130, said[-20:]
+    assert said[-1] == ("comem_lmms.training.train: interrupted; the same command goes on from the last checkpoint")
+
+
 def test_two_processes_learn_what_one_does(of, tmp_path, run):
     more = {"dropout": 0.0, "eval_samples": 5, "eval_every": 2}
     one = train(of("one", batch_size=2, **more))
@@ -707,9 +717,7 @@ def test_curves_go_to_tensorboard(of, tmp_path):
 
 
 def test_a_tracker_that_is_not_there(of):
-    with pytest.raises(
-        UserError, match=r"tracker='clearboard' is not installed, or unknown to .*; choose none, "
-    ):
+    with pytest.raises(UserError, match=r"tracker='clearboard' is not installed, or unknown to .*; choose none, "):
         Training(of(tracker="clearboard"))
 
 

@@ -171,8 +171,11 @@ class TrainingData:
 
 
 def _table(folder: Path) -> datasets.Dataset:
+    empty = UserError(f"{folder} holds no samples; make the data again")
     try:
         table = datasets.load_from_disk(str(folder))
+    except IndexError as error:  # what datasets makes of a table without rows
+        raise empty from error
     except Exception as error:  # datasets and pyarrow raise a dozen kinds
         raise UserError(f"cannot read the training data in {folder} ({one_line(error)}); make it again") from error
     if not isinstance(table, datasets.Dataset):
@@ -180,5 +183,5 @@ def _table(folder: Path) -> datasets.Dataset:
     if missing := [name for name in COLUMNS if name not in table.column_names]:
         raise UserError(f"the training data in {folder} has no column {missing[0]!r}; make it again")
     if not len(table):
-        raise UserError(f"{folder} holds no samples; make the data again")
+        raise empty
     return table.select_columns(list(COLUMNS))

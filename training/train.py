@@ -8,6 +8,7 @@ The same command goes on where an interrupted training was. docs/training.md.
 import argparse
 import logging
 import math
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -28,12 +29,13 @@ from comem_lmms.training.learning import Compressor, Learner, checkpoint_activat
 from comem_lmms.training.settings import FREE, Settings, load
 from comem_lmms.training.watch import Watch
 from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
 from transformers import get_cosine_schedule_with_warmup
 
 from comem_lmms import micro
 from comem_lmms.backbones import backbone
 from comem_lmms.encoder import MemoryEncoder
-from comem_lmms.errors import UserError
+from comem_lmms.errors import UserError, one_line
 from comem_lmms.files import read_json, write_json
 from comem_lmms.fingerprints import checkpoint_fingerprint
 from comem_lmms.knowledge import KnowledgeBase
@@ -41,7 +43,7 @@ from comem_lmms.reference.reading import ReferenceEncoder
 from comem_lmms.resampler import ResamplerConfig
 from comem_lmms.vlm import FrozenVLM, read_config
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("comem_lmms.training")  # also where this module is run as __main__
 
 RUN = "run.json"  # what an interrupted training was
 RECORD = "training.json"  # what a finished one was
@@ -99,7 +101,7 @@ class Training:
         self._start_tracker()
         start, began = self.progress.step, time.perf_counter()
         watch, tokens = Watch(), self.progress.tokens
-        with self._bar(start) as bar:
+        with logging_redirect_tqdm(), self._bar(start) as bar:
             for batches in ahead(self._batches, self.planned[start:]):
                 loss, norm = self._step(batches, watch)
                 bar.update()
@@ -305,7 +307,8 @@ def _tracker(name: str) -> str | None:
 def main() -> int:
     """The command line; 2 if the user has to change something (said in one line)."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    logging.getLogger("comem_lmms").setLevel(logging.INFO)
+    if os.environ.get("RANK", "0") == "0":
+        log.setLevel(logging.INFO)
     parser = argparse.ArgumentParser(prog="comem_lmms.training.train", description=__doc__.splitlines()[0])
     parser.add_argument("--config", required=True, help="a YAML file, or the name of settings that ship")
     parser.add_argument(
@@ -315,9 +318,17 @@ def main() -> int:
     try:
         train(load(arguments.config, arguments.set))
     except UserError as error:
-        print(f"comem_lmms.training.train: {error}", file=sys.stderr)
-        return 2
+        return _say(error, 2)
+    except torch.OutOfMemoryError as error:
+        return _say(f"{one_line(error)} Lower batch_size (the rest is accumulated), max_pixels or top_k", 2)
+    except KeyboardInterrupt:
+        return _say("interrupted; the same command goes on from the last checkpoint", 130)
     return 0
+
+
+def _say(what: object, status: int) -> int:
+    print(f"comem_lmms.training.train: {what}", file=sys.stderr)
+    return status
 
 
 if __name__ == "__main__":
