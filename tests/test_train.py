@@ -721,6 +721,12 @@ def test_a_tracker_that_is_not_there(of):
         Training(of(tracker="clearboard"))
 
 
+def test_weights_in_parts_are_refused(of, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(UserError, match="accelerate is configured for FSDP; only DDP is supported"):
+        Training(of())
+
+
 def test_what_the_command_says_is_one_line(run):
     done = run("python", "-m", "comem_lmms.training.train", "--config", "micro", check=False)
     assert done.returncode == 2

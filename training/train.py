@@ -63,6 +63,7 @@ class Training:
 
     def __init__(self, settings: Settings) -> None:
         self.settings, self.out = settings, Path(settings.out)
+        _refuse_shards()
         if (self.out / RECORD).is_file():
             raise UserError(f"{self.out} holds a memory encoder that is trained; give another out=")
         backbone(read_config(settings.pretrained, settings.revision).model_type)
@@ -290,6 +291,15 @@ class Training:
     @property
     def _process(self) -> int:
         return self.accelerator.process_index
+
+
+def _refuse_shards() -> None:
+    """Raises UserError where accelerate is to cut up the weights, of which a checkpoint would hold a part only."""
+    for kind in ("FSDP", "DEEPSPEED", "MEGATRON_LM", "PARALLELISM_CONFIG"):
+        if os.environ.get(f"ACCELERATE_USE_{kind}", "false").lower() == "true":
+            raise UserError(
+                f"accelerate is configured for {kind}; only DDP is supported: accelerate launch --multi_gpu"
+            )
 
 
 def _tracker(name: str) -> str | None:
