@@ -12,7 +12,7 @@ log = logging.getLogger(__name__)
 
 SAME = 0.999  # mean cosine at which memories of different items count as equal
 EXPLODED = 10  # times the norm of the first memories
-SETTLED = 50  # steps after which memories should differ; fresh ones hardly do
+SETTLED = 100  # steps after which memories should differ; at first all items get the same prompt, so to speak
 
 
 class Watch:
@@ -46,7 +46,13 @@ class Watch:
         if self.norm > EXPLODED * self._first:
             self._warn("norm", "the norm of memories has grown from %.3g to %.3g; lower lr", self._first, self.norm)
         if step > SETTLED and self.cosine is not None and self.cosine > SAME:
-            self._warn("cosine", "memories of different items are nearly equal (mean cosine %.4f)", self.cosine)
+            self._warn(
+                "cosine",
+                "memories of different items are nearly equal (mean cosine %.4f at step %s); if that stays so, the "
+                "encoder learns nothing of items: begin with shorter ones, or change lr",
+                self.cosine,
+                step,
+            )
 
     def _warn(self, kind: str, message: str, *values: float) -> None:
         if kind not in self._warned:
