@@ -30,6 +30,7 @@ class Progress:
     Attributes:
         step: that have been taken.
         losses: of every step, the mean over its samples.
+        norms: of the gradient of every step, before it was clipped.
         evaluations: pairs of a step and the mean loss on what is held out.
         tokens: that models have read, without padding.
         left_out: why samples were left out, by name.
@@ -37,6 +38,7 @@ class Progress:
 
     step: int = 0
     losses: list[float] = field(default_factory=list)
+    norms: list[float] = field(default_factory=list)
     evaluations: list[tuple[int, float]] = field(default_factory=list)
     tokens: int = 0
     left_out: dict[str, str] = field(default_factory=dict)

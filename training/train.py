@@ -104,16 +104,16 @@ class Training:
         watch, tokens = Watch(), self.progress.tokens
         with logging_redirect_tqdm(), self._bar(start) as bar:
             for batches in ahead(self._batches, self.planned[start:]):
-                loss, norm = self._step(batches, watch)
+                self._step(batches, watch)
                 bar.update()
                 rate = (self.progress.tokens - tokens) / (time.perf_counter() - began)
-                bar.set_postfix_str(f"loss {loss:.3f}, {rate:,.0f} tokens/s")
-                self._after(watch, norm, rate)
+                bar.set_postfix_str(f"loss {self.progress.losses[-1]:.3f}, {rate:,.0f} tokens/s")
+                self._after(watch, rate)
         self._finish(began, start)
         return self.out
 
-    def _step(self, batches: list[Batch], watch: Watch) -> tuple[float, float]:
-        """Takes a step; returns its loss and the norm of its gradient."""
+    def _step(self, batches: list[Batch], watch: Watch) -> None:
+        """Takes a step."""
         self._note_left_out(batches)
         samples = int(self._sum(sum(len(batch.places) for batch in batches)))
         if not samples:
@@ -129,9 +129,9 @@ class Training:
         self.optimizer.zero_grad()
         self.progress.step += 1
         self.progress.losses.append(loss)
-        return loss, norm
+        self.progress.norms.append(norm)
 
-    def _after(self, watch: Watch, norm: float, rate: float) -> None:
+    def _after(self, watch: Watch, rate: float) -> None:
         """Measures, logs and saves where it is time to."""
         step, last = self.progress.step, self.progress.step == len(self.planned)
         logged: dict[str, float] = {}
@@ -141,8 +141,8 @@ class Training:
             log.info("step %s: held-out loss %.4f", step, logged["eval_loss"])
         if step % self.settings.log_every == 0 or last:
             recent = self.progress.losses[-self.settings.log_every :]
-            logged |= {"loss": sum(recent) / len(recent), "gradient_norm": norm, "lr": self.schedule.get_last_lr()[0]}
-            logged |= {"memory_norm": watch.norm, "tokens_per_second": rate}
+            logged |= {"loss": sum(recent) / len(recent), "lr": self.schedule.get_last_lr()[0]}
+            logged |= {"gradient_norm": self.progress.norms[-1], "memory_norm": watch.norm, "tokens_per_second": rate}
             logged |= {} if watch.cosine is None else {"memory_cosine": watch.cosine}
         if logged:
             self.accelerator.log(logged, step=step)
