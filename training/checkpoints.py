@@ -4,6 +4,7 @@ accelerate saves optimizer, scheduler and random numbers; of the models only wha
 so a checkpoint can be used as one.
 """
 
+import hashlib
 import os
 import shutil
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 from safetensors import SafetensorError
 
@@ -79,7 +81,7 @@ class Checkpoints:
             self.accelerator.save_state(str(partial))
             self.accelerator.wait_for_everyone()
             if main:
-                write_json(partial / PROGRESS, asdict(progress))
+                write_json(partial / PROGRESS, {**asdict(progress), "random": _random_state()})
                 _sync(partial)
                 shutil.rmtree(folder, ignore_errors=True)
                 os.replace(partial, folder)
@@ -94,10 +96,15 @@ class Checkpoints:
         """
         progress = read_json(folder / PROGRESS)
         try:
+            random = progress.pop("random")
             self.accelerator.load_state(str(folder))
-            return Progress(**progress)
+            restored = Progress(**progress)
         except Exception as error:  # torch, safetensors and peft each raise their own for a damaged file
             raise UserError(f"checkpoint {folder} is damaged ({one_line(error)}); remove it") from error
+        # accelerate goes on without random numbers that it cannot read.
+        if self.accelerator.is_main_process and random != _random_state():
+            raise UserError(f"checkpoint {folder} is damaged (its random numbers cannot be read); remove it")
+        return restored
 
     def _all(self) -> list[Path]:
         return [path for path in self.folder.glob("step-*") if path.suffix != PARTIAL and (path / PROGRESS).is_file()]
@@ -137,6 +144,10 @@ class Checkpoints:
 
 def _step(path: Path) -> int:
     return int(path.name.removeprefix("step-"))
+
+
+def _random_state() -> str:
+    return hashlib.sha256(torch.get_rng_state().numpy().tobytes()).hexdigest()
 
 
 def _sync(folder: Path) -> None:

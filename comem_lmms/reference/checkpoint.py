@@ -64,7 +64,9 @@ class Checkpoint:
     def resampler(self, **shape: int) -> Resampler:
         """The resampler; see `make_resampler`."""
         names = [name for name in self._files if name.startswith(RESAMPLER_PREFIX)]
-        shape = shape or read_json(self.folder / "config.json").get(SHAPE, {})
+        config = self.folder / "config.json"
+        if not shape and config.is_file():
+            shape = read_json(config).get(SHAPE, {})
         try:
             return make_resampler({resampler_name(name): self[name] for name in names}, **shape)
         except (KeyError, RuntimeError, ValueError) as error:  # a tensor is missing, or of another shape
