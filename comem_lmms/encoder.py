@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import BatchFeature
@@ -30,6 +30,7 @@ from comem_lmms.vlm import FrozenVLM
 
 CONFIG = "memory_encoder.json"
 RESAMPLER = "resampler.safetensors"
+ADAPTER = "adapter_model.safetensors"
 # Raise it when items are tokenized in another way, so that old memories are not taken for new ones.
 LAYOUT_VERSION = 1
 # What an adapter's configuration says besides what it does; target_modules comes in any order.
@@ -41,7 +42,10 @@ NO_PART_OF_A_MEMORY = {
     "revision",
     "target_modules",
 }
-FILES = (CONFIG, RESAMPLER, "adapter_config.json", "adapter_model.safetensors")
+FILES = (CONFIG, RESAMPLER, "adapter_config.json", ADAPTER)
+# Of an encoder whose adapter is merged: a whole VLM instead.
+MERGED_FILES = (CONFIG, RESAMPLER, "config.json")
+MERGED_WEIGHTS = "model*.safetensors*"
 
 
 MODEL_CARD = """---
@@ -104,7 +108,10 @@ class MemoryEncoder:
 
     def forward(self, items: Sequence[KnowledgeItem]) -> Tensor:
         """As `encode`, with gradients into the adapter and the resampler."""
-        inputs = self.tokenize(items)
+        return self.compress(self.tokenize(items))
+
+    def compress(self, inputs: BatchFeature) -> Tensor:
+        """As `forward`, of items that are tokenized already."""
         with self.adapter_on():
             hidden = self.vlm.hidden_states(inputs)  # (n, L, D)
         return self.resampler(hidden, inputs["attention_mask"].bool())
@@ -138,6 +145,12 @@ class MemoryEncoder:
     def parameters(self) -> list[torch.nn.Parameter]:
         """What training may change: the adapter and the resampler."""
         return [*self._adapter, *self.resampler.parameters()]
+
+    def train(self, on: bool = True) -> None:
+        """Switches the dropout of the adapter, all in which training differs from use: the VLM stays as in use."""
+        for name, module in self.vlm.model.named_modules():
+            if "lora_dropout" in name:
+                module.train(on)
 
     def save(self, folder: str | Path) -> None:
         """Writes the encoder, not the VLM, and a model card unless there is one."""
@@ -173,7 +186,7 @@ class MemoryEncoder:
 
     @classmethod
     def load(cls, folder: str, vlm: FrozenVLM) -> "MemoryEncoder":
-        """A saved encoder on the VLM it was made for.
+        """A saved encoder on the VLM it was made for, or with a VLM of its own if its adapter is merged.
 
         Raises:
             UserError: a file is missing or damaged, or the encoder was made for another kind or size of VLM.
@@ -189,11 +202,26 @@ class MemoryEncoder:
         try:
             resampler = Resampler(ResamplerConfig(**about["resampler"]))
             resampler.load_state_dict(load_file(path / RESAMPLER))
+            resampler = resampler.eval().requires_grad_(False)
+            if is_merged(about):
+                dtype, attention = str(vlm.model.dtype).removeprefix("torch."), vlm.config._attn_implementation
+                own = FrozenVLM.load(str(path), dtype, str(vlm.device), attention)
+                return cls(FrozenVLM(folder, own.model, vlm.processor), None, resampler)
             adapted = PeftModel.from_pretrained(vlm.model, str(path))
         except Exception as error:  # safetensors, peft and torch each raise their own for a damaged file
             raise UserError(f"memory encoder {folder!r} is damaged ({one_line(error)}); copy it again") from error
         adapted.requires_grad_(False)
-        return cls(vlm, adapted.eval(), resampler.eval().requires_grad_(False))
+        return cls(vlm, adapted.eval(), resampler)
+
+    def restore(self, folder: Path) -> None:
+        """Takes over the weights of a saved encoder of the same shape, and stays as trainable as it is."""
+        set_peft_model_state_dict(self._adapted, load_file(folder / ADAPTER))
+        self.resampler.load_state_dict(load_file(folder / RESAMPLER))
+
+    def merged(self) -> Any:
+        """The VLM's model with the adapter added to its weights; the encoder is of no use afterwards."""
+        self._switch_adapter(on=True)
+        return self._adapted.merge_and_unload()
 
     @contextmanager
     def adapter_on(self) -> Iterator[None]:
@@ -232,15 +260,25 @@ def embeddings_fingerprint(vlm: FrozenVLM) -> str:
 def locate(source: str) -> Path:
     """The folder of a saved encoder: ``micro``, a folder, or a repository of the Hub, downloaded if need be."""
     source = micro.resolve(source, "memory_encoder")
-    return fetch(source, *FILES) if is_hub_id(source) else Path(source)
+    return fetch(source, *FILES, *MERGED_FILES, MERGED_WEIGHTS) if is_hub_id(source) else Path(source)
+
+
+def is_merged(about: dict[str, Any]) -> bool:
+    """Whether an encoder's configuration is of one with a VLM of its own."""
+    return bool(about.get("merged"))
 
 
 def fingerprint(source: str) -> str:
     """Of a saved encoder's weights and shape, wherever it lies and whatever VLM name it was saved with."""
     path = locate(source)
-    lora = {k: v for k, v in read_json(path / "adapter_config.json").items() if k not in NO_PART_OF_A_MEMORY}
-    weights = fingerprints.fingerprint(path / name for name in FILES if name.endswith(".safetensors"))
-    content = [weights, lora, read_json(path / CONFIG)["resampler"]]
+    about = read_json(path / CONFIG)
+    if is_merged(about):
+        lora: dict[str, Any] = {}
+        weights = fingerprints.fingerprint([*path.glob(MERGED_WEIGHTS), path / RESAMPLER])
+    else:
+        lora = {k: v for k, v in read_json(path / "adapter_config.json").items() if k not in NO_PART_OF_A_MEMORY}
+        weights = fingerprints.fingerprint(path / name for name in FILES if name.endswith(".safetensors"))
+    content = [weights, lora, about["resampler"]]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
@@ -266,10 +304,10 @@ def check(folder: str, vlm: str, model_type: str, hidden_size: int) -> dict[str,
         UserError: the folder holds no encoder, or one for another kind or size of VLM.
     """
     path = locate(folder)
-    for name in FILES:
+    about = read_json(path / CONFIG) if (path / CONFIG).is_file() else {}
+    for name in MERGED_FILES if is_merged(about) else FILES:
         if not (path / name).is_file():
             raise UserError(f"no memory encoder at {folder!r}: {name} is missing; give memory_encoder=FOLDER of one")
-    about = read_json(path / CONFIG)
     missing = {"vlm", "vlm_embeddings", "model_type", "hidden_size", "resampler"} - set(about)
     if missing:
         raise UserError(f"memory encoder {folder!r}: {CONFIG} has no {', '.join(sorted(missing))}; copy it again")

@@ -367,7 +367,7 @@ def _loss(
         parameter.requires_grad_(True)
     items, chat, answer = _sample(fixtures, sample, k)
     prefix = encoder.forward(items).flatten(0, 1)  # in item order, unlike inference (quirk 5)
-    loss = reader.loss([chat], [answer], [prefix])
+    (loss,) = reader.losses([chat], [answer], [prefix])
     if learning:
         loss.backward()
     return loss.detach()

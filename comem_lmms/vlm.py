@@ -17,7 +17,7 @@ import torch
 from jinja2 import TemplateError
 from PIL import Image
 from torch import Tensor
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, pad
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, BatchFeature, StoppingCriteriaList
 
 from comem_lmms import micro
@@ -153,22 +153,38 @@ class FrozenVLM:
         with self.prefixed(self.prepare(chats), prefixes) as inputs:
             return self.model(**inputs, logits_to_keep=1).logits[:, -1]
 
-    def loss(self, chats: Sequence[Chat], answers: Sequence[str], prefixes: Sequence[Tensor] | None = None) -> Tensor:
-        """Mean cross-entropy of the answers' tokens, the end of the turn included; a scalar, differentiable.
+    def losses(self, chats: Sequence[Chat], answers: Sequence[str], prefixes: Sequence[Tensor] | None = None) -> Tensor:
+        """Mean cross-entropy of each answer's tokens, the end of the turn included; (B,), differentiable."""
+        return self.answer_losses(*self.prepare_answered(chats, answers), prefixes)
 
-        The mean is over tokens, as the reference's is.
-        """
+    def prepare_answered(self, chats: Sequence[Chat], answers: Sequence[str]) -> tuple[BatchFeature, Tensor]:
+        """Model inputs of chats and their answers, and where the answers are, the end of the turn included; (B, L)."""
         ends = self.answer_turns(chats, answers)
-        lengths = [len(ids) for ids in self.processor.tokenizer(ends, add_special_tokens=False).input_ids]
         inputs = self.prepare(chats, ends)
-        keep = max(lengths)
-        labels = inputs["input_ids"][:, -keep:]
-        is_answer = (
-            torch.arange(keep, 0, -1, device=labels.device) <= torch.tensor(lengths, device=labels.device)[:, None]
-        )
+        lengths = [len(ids) for ids in self.processor.tokenizer(ends, add_special_tokens=False).input_ids]
+        places = torch.arange(inputs["input_ids"].shape[1], 0, -1, device=self.device)
+        return inputs, places <= torch.tensor(lengths, device=self.device)[:, None]
+
+    def answer_losses(
+        self, inputs: BatchFeature, is_answer: Tensor, prefixes: Sequence[Tensor] | None = None
+    ) -> Tensor:
+        """Mean cross-entropy, in float32, of the tokens where ``is_answer`` (B, L) is true; (B,), differentiable."""
+        logits, ids = self.predict(inputs, is_answer, prefixes)
+        losses = cross_entropy(logits.float(), ids, reduction="none")
+        return torch.stack([row.mean() for row in losses.split(is_answer.sum(1).tolist())])
+
+    def predict(
+        self, inputs: BatchFeature, is_answer: Tensor, prefixes: Sequence[Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Logits (n, vocabulary) of the n tokens where ``is_answer`` (B, L) is true, row by row, and their ids (n,).
+
+        Only those go through the head: its output is the largest tensor of a training step.
+        """
+        ids = inputs["input_ids"][is_answer]
         with self.prefixed(inputs, prefixes) as inputs:
-            logits = self.model(**inputs, logits_to_keep=keep + 1).logits[:, :-1]  # (B, keep, vocabulary)
-        return cross_entropy(logits[is_answer].float(), labels[is_answer])
+            hidden = self.hidden_states(inputs)  # (B, L', D), what was put in front at the left
+        before = pad(is_answer, (hidden.shape[1] - is_answer.shape[1], 0))[:, 1:]
+        return self.model.get_output_embeddings()(hidden[:, :-1][before]), ids
 
     def prepare(self, chats: Sequence[Chat], answers: Sequence[str] | None = None) -> BatchFeature:
         """Model inputs of a left-padded batch, (B, L), of chats and what is to follow them."""

@@ -2,12 +2,11 @@
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 import tiny
 import torch
 from helpers import chat
-from PIL import Image
+from tiny import CHATS, ITEMS, RESAMPLER, image
 from transformers import BatchFeature
 
 from comem_lmms.backbones import BACKBONES, backbone
@@ -15,35 +14,8 @@ from comem_lmms.doctor import check_encoder, check_reader
 from comem_lmms.encoder import MemoryEncoder, layout_fingerprint
 from comem_lmms.errors import UserError
 from comem_lmms.records import KnowledgeItem
-from comem_lmms.resampler import ResamplerConfig
 from comem_lmms.vlm import FrozenVLM, extend
 
-RESAMPLER = ResamplerConfig(dim=tiny.WIDTH, input_dim=tiny.WIDTH, depth=2, heads=2, dim_head=16, init_std=0.2)
-
-
-def image(seed: int, width: int = 60, height: int = 50) -> Image.Image:
-    return Image.fromarray(np.random.RandomState(seed).randint(0, 256, (height, width, 3), np.uint8))
-
-
-ITEMS = [
-    KnowledgeItem("0", "no image", "first of its batch"),
-    KnowledgeItem("1", "wide", "a text " * 5, image(1, 80, 30)),
-    KnowledgeItem("2", "tall", "", image(2, 30, 80)),
-    KnowledgeItem("3", "as the next", "but for the image", image(3)),
-    KnowledgeItem("3", "as the next", "but for the image", image(4)),
-    KnowledgeItem("3", "as the next", "but for the image"),
-]
-ANSWER = {"role": "assistant", "content": [{"type": "text", "text": "No."}]}
-CHATS = [
-    chat("No image, and first of its batch?"),
-    chat("Who?", image(5)),
-    chat("A longer question, on an image of another shape?", image(6, 30, 80)),
-    chat("Two images?", image(7, 28, 28), image(8, 90, 40)),
-    chat("?"),
-    chat("What is this?", image(9, 40, 90)),
-    [*chat("And after a turn before?", image(10)), ANSWER, *chat("Why not?")],
-    chat("Who was it, then, of whom nobody has a picture?"),
-]
 ITEMS_OF = [[0], [], [1, 2], [3], [4, 5], [], [5, 0], [2]]  # of each chat
 
 
@@ -184,19 +156,25 @@ def test_saved_encoder_is_the_same(folder, encoder, tmp_path):
     assert torch.equal(loaded.encode(ITEMS), encoder.encode(ITEMS))
 
 
-def test_loss_is_the_mean_over_the_tokens_of_answers(vlm, prefixes):
+def test_losses_are_of_answers_to_the_end_of_their_turn_whatever_the_batch(vlm, prefixes):
     answers = ["yes", "the founder was Petra", "no", ""] * 2
     ends = vlm.answer_turns(CHATS, answers)
     tokenizer = vlm.processor.tokenizer
     assert all(token in vlm._special_tokens for end in ends for token in [tokenizer.tokenize(end.strip())[-1]])
     n = torch.tensor([len(tokenizer(end, add_special_tokens=False).input_ids) for end in ends])
-    alone = torch.stack([vlm.loss([c], [a], [p]) for c, a, p in zip(CHATS, answers, prefixes, strict=True)])
-    torch.testing.assert_close(vlm.loss(CHATS, answers, prefixes), (alone * n).sum() / n.sum(), atol=1e-4, rtol=0)
+    inputs, is_answer = vlm.prepare_answered(CHATS, answers)
+    assert torch.equal(is_answer.sum(1), n)
+    with torch.no_grad():
+        alone = torch.cat([vlm.losses([c], [a], [p]) for c, a, p in zip(CHATS, answers, prefixes, strict=True)])
+        torch.testing.assert_close(vlm.losses(CHATS, answers, prefixes), alone, atol=1e-4, rtol=0)
+        logits = vlm.model(**inputs).logits[:, :-1].log_softmax(-1)
+        chosen = logits.gather(-1, inputs["input_ids"][:, 1:, None])[..., 0] * is_answer[:, 1:]
+        torch.testing.assert_close(vlm.losses(CHATS, answers), -chosen.sum(1) / n, atol=1e-4, rtol=0)
 
 
 def test_training_reaches_the_memory(encoder):
     items = [ITEMS[i] for i in (1, 3)]
-    encoder.vlm.loss(CHATS[:2], ["yes", "no"], list(encoder.forward(items))).backward()
+    encoder.vlm.losses(CHATS[:2], ["yes", "no"], list(encoder.forward(items))).mean().backward()
     gradients = {name: p.grad for name, p in encoder.vlm.model.named_parameters() if p.requires_grad}
     silent = [name for name, gradient in gradients.items() if gradient is None or not gradient.any()]
     # LLaVA reads the last but one layer of its vision tower.

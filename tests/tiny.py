@@ -7,10 +7,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 import transformers as hf
+from helpers import chat
+from PIL import Image
 from tokenizers import Tokenizer, decoders, pre_tokenizers, processors
 from tokenizers.models import BPE
+
+from comem_lmms.records import KnowledgeItem
+from comem_lmms.resampler import ResamplerConfig
 
 WIDTH = 32
 SIDE = 28  # of the square images, or crops of images, that a vision tower reads
@@ -406,3 +412,32 @@ FAMILIES: dict[str, Family] = {
         _idefics_processor(hf.SmolVLMProcessor, hf.SmolVLMImageProcessor, hf.SmolVLMVideoProcessor),
     ),
 }
+
+# What they are shown.
+
+RESAMPLER = ResamplerConfig(dim=WIDTH, input_dim=WIDTH, depth=2, heads=2, dim_head=16, init_std=0.2)
+
+
+def image(seed: int, width: int = 60, height: int = 50) -> Image.Image:
+    return Image.fromarray(np.random.RandomState(seed).randint(0, 256, (height, width, 3), np.uint8))
+
+
+ITEMS = [
+    KnowledgeItem("0", "no image", "first of its batch"),
+    KnowledgeItem("1", "wide", "a text " * 5, image(1, 80, 30)),
+    KnowledgeItem("2", "tall", "", image(2, 30, 80)),
+    KnowledgeItem("3", "as the next", "but for the image", image(3)),
+    KnowledgeItem("3", "as the next", "but for the image", image(4)),
+    KnowledgeItem("3", "as the next", "but for the image"),
+]
+ANSWER = {"role": "assistant", "content": [{"type": "text", "text": "No."}]}
+CHATS = [
+    chat("No image, and first of its batch?"),
+    chat("Who?", image(5)),
+    chat("A longer question, on an image of another shape?", image(6, 30, 80)),
+    chat("Two images?", image(7, 28, 28), image(8, 90, 40)),
+    chat("?"),
+    chat("What is this?", image(9, 40, 90)),
+    [*chat("And after a turn before?", image(10)), ANSWER, *chat("Why not?")],
+    chat("Who was it, then, of whom nobody has a picture?"),
+]

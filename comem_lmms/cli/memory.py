@@ -1,4 +1,4 @@
-"""``comem-lmms memorize``, ``comem-lmms doctor`` and ``comem-lmms convert``: memories, and what makes them."""
+"""``comem-lmms memorize``, ``doctor``, ``convert`` and ``merge``: memories, and what makes them."""
 
 import argparse
 import math
@@ -37,6 +37,16 @@ def add(commands: Any) -> None:
     convert.add_argument("--base", required=True, help="the VLM it was tuned from: a Hub id or a folder")
     convert.add_argument("--rank", type=int, default=16, help="of the adapter (16, as the reference trains)")
     convert.set_defaults(run=_convert)
+
+    merge = commands.add_parser("merge", help="add a memory encoder's adapter to the weights of its VLM")
+    merge.add_argument("source", help="folder or Hub id of the memory encoder")
+    merge.add_argument("out", type=Path, help="folder to write to")
+    merge.add_argument(
+        "--layout", choices=("own", "reference"), default="own", help="file names and keys (%(default)s)"
+    )
+    merge.add_argument("--base", help="the VLM it was made for, if it has moved")
+    merge.add_argument("--dtype", choices=("float16", "bfloat16", "float32"), default="float16", help="(%(default)s)")
+    merge.set_defaults(run=_merge)
 
 
 def _add_model_args(parser: argparse.ArgumentParser) -> None:
@@ -127,3 +137,10 @@ def _convert(arguments: argparse.Namespace) -> None:
     from comem_lmms.reference import convert
 
     print(convert(arguments.source, arguments.base, arguments.out, arguments.rank))
+
+
+def _merge(arguments: argparse.Namespace) -> None:
+    from comem_lmms.reference import merge
+
+    merge(arguments.source, arguments.out, arguments.layout, arguments.base, arguments.dtype)
+    print(f"{arguments.out}: use it as memory_encoder={arguments.out}")

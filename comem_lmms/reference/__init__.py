@@ -3,6 +3,7 @@
 from comem_lmms.reference.checkpoint import Checkpoint, fingerprint
 from comem_lmms.reference.convert import convert
 from comem_lmms.reference.loading import check, check_reader, is_reference, load, load_encoder, load_parts
+from comem_lmms.reference.merge import merge
 from comem_lmms.reference.reading import ReferenceEncoder, ReferenceReader, ReferenceVLM, TextReader
 
 __all__ = [
@@ -19,4 +20,5 @@ __all__ = [
     "load",
     "load_encoder",
     "load_parts",
+    "merge",
 ]

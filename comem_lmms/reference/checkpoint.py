@@ -26,6 +26,15 @@ RESAMPLER_PREFIX = "knowledge_processor."
 RELEASED_WIDTH = 16 * 224  # heads by their width, at 7B
 READER_PREFIX = "model_inf."
 ENCODER_PREFIXES = ("model.", "visual.", "lm_head.")
+LANGUAGE = "model.language_model."  # today's prefix of what was model. in 4.49
+SHAPE = "memory_resampler"  # in config.json: what our own merging says of the resampler that weights do not tell
+# The reference's beginnings of names, and ours.
+_RESAMPLER_NAMES = (
+    ("layers.0.norm1.", "attention.norm_input."),
+    ("layers.0.norm2.", "attention.norm_latents."),
+    ("layers.0.", "attention."),
+    ("layers.1.", "feed_forward."),
+)
 
 
 class Checkpoint:
@@ -55,6 +64,9 @@ class Checkpoint:
     def resampler(self, **shape: int) -> Resampler:
         """The resampler; see `make_resampler`."""
         names = [name for name in self._files if name.startswith(RESAMPLER_PREFIX)]
+        config = self.folder / "config.json"
+        if not shape and config.is_file():
+            shape = read_json(config).get(SHAPE, {})
         try:
             return make_resampler({resampler_name(name): self[name] for name in names}, **shape)
         except (KeyError, RuntimeError, ValueError) as error:  # a tensor is missing, or of another shape
@@ -133,7 +145,14 @@ def todays_name(name: str) -> str:
     """A weight's name in transformers 5, given that in 4.49."""
     if name.startswith("visual."):
         return f"model.{name}"
-    return f"model.language_model.{name.removeprefix('model.')}" if name.startswith("model.") else name
+    return LANGUAGE + name.removeprefix("model.") if name.startswith("model.") else name
+
+
+def name_in_449(name: str) -> str:
+    """A weight's name in transformers 4.49, given today's."""
+    if name.startswith("model.visual."):
+        return name.removeprefix("model.")
+    return f"model.{name.removeprefix(LANGUAGE)}" if name.startswith(LANGUAGE) else name
 
 
 def change_of(tuned: Tensor, plain: Tensor) -> Tensor:
@@ -146,15 +165,18 @@ def change_of(tuned: Tensor, plain: Tensor) -> Tensor:
 def resampler_name(name: str) -> str:
     """A resampler weight's name here, given the reference's."""
     name = name.removeprefix(RESAMPLER_PREFIX)
-    for theirs, ours in (
-        ("layers.0.norm1.", "attention.norm_input."),
-        ("layers.0.norm2.", "attention.norm_latents."),
-        ("layers.0.", "attention."),
-        ("layers.1.", "feed_forward."),
-    ):
+    for theirs, ours in _RESAMPLER_NAMES:
         if name.startswith(theirs):
             return ours + name.removeprefix(theirs)
     return name
+
+
+def resampler_name_of_the_reference(name: str) -> str:
+    """A resampler weight's name in the reference, given ours."""
+    for theirs, ours in _RESAMPLER_NAMES:
+        if name.startswith(ours):
+            return RESAMPLER_PREFIX + theirs + name.removeprefix(ours)
+    return RESAMPLER_PREFIX + name
 
 
 def make_resampler(weights: Mapping[str, Tensor], heads: int | None = None, depth: int = 8) -> Resampler:

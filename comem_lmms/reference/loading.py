@@ -73,14 +73,22 @@ def load(source: str, base: str, reader: str | None = None, **placement: Any) ->
         return load_parts(source, base, **placement)
     check_reader(reader, width_of(read_config(base)))
     encoder = load_encoder(Checkpoint(source), base, **placement)
+    return encoder, TextReader(reader, load_llm(reader, encoder, placement.get("attention")), encoder)
+
+
+def load_llm(reader: str, encoder: MemoryEncoder, attention: str | None = None) -> Any:
+    """A text LLM for an encoder, of its dtype and where it is.
+
+    Raises:
+        UserError: there is no such LLM.
+    """
     try:
-        attention = placement.get("attention")
         llm: Any = AutoModelForCausalLM.from_pretrained(
             reader, dtype=encoder.vlm.model.dtype, attn_implementation=attention
         )
     except Exception as error:  # transformers raises a dozen kinds
         raise UserError(f"cannot load the text LLM reader={reader!r} ({one_line(error)})") from error
-    return encoder, TextReader(reader, llm.to(encoder.vlm.device), encoder)
+    return llm.to(encoder.vlm.device)
 
 
 def load_encoder(

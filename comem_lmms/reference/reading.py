@@ -60,7 +60,7 @@ class ReferenceVLM(FrozenVLM):
 
         In training the reference has the images first.
         """
-        in_order = chats if answers else [[_text_first(message) for message in chat] for chat in chats]
+        in_order = chats if answers else [[text_first(message) for message in chat] for chat in chats]
         return super().prepare(in_order, answers)
 
     def tokenize(
@@ -139,7 +139,8 @@ class ReferenceReader(ReferenceVLM):
         return move
 
 
-def _text_first(message: dict[str, Any]) -> dict[str, Any]:
+def text_first(message: dict[str, Any]) -> dict[str, Any]:
+    """A turn as the reference lays it out in inference."""
     return {**message, "content": sorted(message["content"], key=lambda part: part["type"] != "text")}
 
 
@@ -184,9 +185,14 @@ class TextReader(ReferenceVLM):
                 raw = raw[ids.index(self.encoder.vlm.config.vision_end_token_id) + 1 :]
             memory = prefixes[i : i + 1] if prefixes else []
             rows.append(torch.cat([*memory, hidden[i, start:], raw]).to(self.model.dtype))
-        padded = pad_sequence(rows, batch_first=True, padding_side="left")
-        mask = pad_sequence([row.new_ones(len(row)) for row in rows], batch_first=True, padding_side="left").long()
-        yield BatchFeature({"inputs_embeds": padded, "attention_mask": mask})
+        yield padded(rows)
+
+
+def padded(rows: Sequence[Tensor]) -> BatchFeature:
+    """Embeddings of different lengths, (L_i, D), as the input of a language model, left-padded."""
+    masks = [row.new_ones(len(row)) for row in rows]
+    embeddings, mask = (pad_sequence(list(part), batch_first=True, padding_side="left") for part in (rows, masks))
+    return BatchFeature({"inputs_embeds": embeddings, "attention_mask": mask.long()})
 
 
 def squash(image: Image.Image, side: int = MAX_SIDE) -> Image.Image:

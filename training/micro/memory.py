@@ -58,10 +58,7 @@ def predict(
             prefixes.append(memories[[*_others(rng, i, stage.batch, k - 1), i]].flatten(0, 1))
     texts = vlm.processor.apply_chat_template(chats, tokenize=False)
     inputs = vlm.tokenize(texts, [part["url"] for chat in chats for part in images_of(chat)])
-    with vlm.prefixed(inputs, prefixes) as inputs:
-        hidden = vlm.hidden_states(inputs)  # (B, 8 * k + L, D)
-    is_answer = answer_mask(inputs["input_ids"], vlm.processor)
-    return vlm.model.lm_head(hidden[:, :-1][is_answer[:, 1:]]), inputs["input_ids"][is_answer]
+    return vlm.predict(inputs, answer_mask(inputs["input_ids"], vlm.processor), prefixes)
 
 
 def _others(rng: RandomState, i: int, batch: int, n: int) -> list[int]:

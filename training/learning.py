@@ -1,0 +1,121 @@
+"""One step of learning: batches in, gradients of the memory encoder out.
+
+The loss is the frozen VLM's on the answers. It is differentiated in two parts that meet in the memories: through the
+reader, with the adapter off, and from there through the encoder, with the adapter on. So one copy of the weights serves
+both, activations that are computed again are computed by the right one of the two, and nothing of the reader can learn.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+from accelerate import Accelerator
+from comem_lmms.training.batches import Batch, prefixes
+from torch import Tensor, nn
+from transformers import BatchFeature
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from comem_lmms.encoder import MemoryEncoder
+from comem_lmms.vlm import FrozenVLM
+
+
+class Compressor(nn.Module):
+    """A memory encoder as a module that accelerate takes."""
+
+    def __init__(self, encoder: MemoryEncoder) -> None:
+        super().__init__()
+        self.vlm, self.resampler = encoder.vlm.model, encoder.resampler
+        self.encoder = encoder
+
+    def forward(self, items: BatchFeature, question: BatchFeature | None = None) -> tuple[Tensor, ...]:
+        """Memories of tokenized items, (n, n_vectors, D); of questions, if given, what `MemoryEncoder.read` gives."""
+        memories = self.encoder.compress(items)
+        return (memories,) if question is None else (memories, *self.encoder.read(question))
+
+
+class Learner:
+    """What learns, what it learns from, and how.
+
+    Args:
+        compressor: of the encoder, as accelerate prepared it.
+        reader: the frozen VLM that answers.
+    """
+
+    def __init__(
+        self, accelerator: Accelerator, compressor: nn.Module, encoder: MemoryEncoder, reader: FrozenVLM
+    ) -> None:
+        self.accelerator, self.compressor, self.encoder, self.reader = accelerator, compressor, encoder, reader
+
+    def accumulate(self, batch: Batch, samples: int) -> "Learnt":
+        """Adds the gradients of a batch to those of its step.
+
+        The loss of a step is the mean over its samples of the mean over an answer's tokens, as the reference's at batch
+        size 1 is, so it does not matter what is computed together.
+
+        Args:
+            samples: of the step, over all batches and processes.
+        """
+        # accelerate takes the mean over batches and processes, which may be of different size.
+        scale = self.accelerator.gradient_accumulation_steps * self.accelerator.num_processes / samples
+        with self.accelerator.accumulate(self.compressor):
+            made = self.encode(batch)
+            read = [tensor.detach().requires_grad_() for tensor in made]
+            losses = self.losses(batch, *read)
+            total = scale * losses.sum()
+            gradients = [torch.zeros_like(tensor) for tensor in read]
+            if total.requires_grad:  # or no sample has an item
+                gradients = list(torch.autograd.grad(total, read, allow_unused=True, materialize_grads=True))
+            with self.encoder.adapter_on():
+                self.accelerator.backward(sum((m * g).sum() for m, g in zip(made, gradients, strict=True)))
+        return Learnt(losses.detach(), read[0].detach())
+
+    def encode(self, batch: Batch) -> tuple[Tensor, ...]:
+        """What the encoder makes for the reader: the memories of the items, (n, n_vectors, D)."""
+        return self.compressor(batch.items)
+
+    def losses(self, batch: Batch, memories: Tensor) -> Tensor:
+        """Of each sample, (B,)."""
+        if batch.question is None or batch.is_answer is None:
+            return memories.new_zeros(0)
+        return self.reader.answer_losses(batch.question, batch.is_answer, prefixes(memories, batch))
+
+    @torch.no_grad()
+    def measure(self, batch: Batch) -> Tensor:
+        """The losses (B,) of a batch in use: without dropout."""
+        self.encoder.train(False)
+        losses = self.losses(batch, *self.encode(batch))
+        self.encoder.train(True)
+        return losses
+
+
+class Learnt(NamedTuple):
+    """What a batch gave: the losses (B,) of its samples, the memories (n, n_vectors, D) of its items."""
+
+    losses: Tensor
+    memories: Tensor
+
+
+def checkpoint_activations(*vlms: FrozenVLM) -> None:
+    """Has the layers of models compute their activations again in the backward pass instead of keeping them.
+
+    transformers ties that to training mode; the layers alone are put into it, what is inside them stays as in use.
+    """
+    for model in (vlm.model for vlm in vlms):
+        # Named so since transformers 5.24.
+        enable: Any = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+        enable({"use_reentrant": False})
+        for module in model.modules():
+            if isinstance(module, GradientCheckpointingLayer):
+                module.training = True
+
+
+def parameter_groups(encoder: MemoryEncoder, weight_decay: float) -> list[dict[str, Any]]:
+    """What learns, for an optimizer: biases and norms do not decay (as in the reference)."""
+    norms = {
+        id(p) for m in encoder.resampler.modules() if isinstance(m, nn.LayerNorm) for p in m.parameters(recurse=False)
+    }
+    biases = {id(p) for name, p in encoder.resampler.named_parameters() if name.endswith("bias")}
+    kept = norms | biases
+    return [
+        {"params": [p for p in encoder.parameters() if id(p) not in kept], "weight_decay": weight_decay},
+        {"params": [p for p in encoder.parameters() if id(p) in kept], "weight_decay": 0.0},
+    ]
