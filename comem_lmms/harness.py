@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -95,11 +95,9 @@ def documents(
         UserError: there is no such task, or it is of a kind that has no chat to ask.
         SystemExit: data of a task of ours is missing, which is printed.
     """
-    import lmms_eval.models  # noqa: F401  # loads the plugins, ours too
-    from lmms_eval.tasks import TaskManager
     from lmms_eval.utils import pattern_match
 
-    manager = TaskManager(include_path=include_path, model_name=model)
+    manager = _manager(include_path, model)
     found = manager.match_tasks(list(names))
     for name in names:
         if not pattern_match([name], manager.all_tasks):
@@ -110,6 +108,15 @@ def documents(
         if not hasattr(task, "doc_to_messages"):
             raise UserError(f"task {name} is a class of its own without doc_to_messages; it has no chat to ask")
     return [Documents(name, task, limit) for name, task in sorted(tasks.items())]
+
+
+@cache
+def _manager(include_path: str | None, model: str) -> Any:
+    """Kept, since it reads all YAML files of lmms-eval; what is in them is read again for every task."""
+    import lmms_eval.models  # noqa: F401  # loads the plugins, ours too
+    from lmms_eval.tasks import TaskManager
+
+    return TaskManager(include_path=include_path, model_name=model)
 
 
 def load(manager: Any, names: list[str]) -> Mapping[Any, Any]:

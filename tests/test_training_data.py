@@ -13,8 +13,8 @@ from pathlib import Path
 
 import datasets
 import pytest
-from comem_lmms.training.synthesis.evaluation import NEAR, look
-from comem_lmms.training.synthesis.store import Sample, TrainingData, write
+from comem_lmms.training.synthesis.evaluation import NEAR, Evaluation, look
+from comem_lmms.training.synthesis.store import Sample, SampleFolder, write
 from comem_lmms.training.synthesis.translating import translate
 from comem_lmms.training.synthesis.translators import Failure, Local
 from helpers import spoiled_task
@@ -23,6 +23,9 @@ from speaking import Speaker, speaking, translated
 
 from comem_lmms.cli import main
 from comem_lmms.data import sources
+from comem_lmms.harness import Documents
+from comem_lmms.images import open_image
+from comem_lmms.records import Query
 
 ASKED = 24  # questions of MicroSeek that were asked
 AGAINST = ("--against", "spoiled", "--include_path")
@@ -61,10 +64,10 @@ def changed(rollouts: Path, to: Path, change) -> Path:
     return to
 
 
-def made(out: Path, *arguments: object) -> TrainingData:
+def made(out: Path, *arguments: object) -> SampleFolder:
     """`from-samples` in this process."""
     assert main(["training-data", "from-samples", "--out", str(out), *map(str, arguments)]) == 0
-    return TrainingData.open(out)
+    return SampleFolder.open(out)
 
 
 def refused(capsys, *arguments: object) -> str:
@@ -76,7 +79,7 @@ def refused(capsys, *arguments: object) -> str:
     return told[0]
 
 
-def counts(data: TrainingData) -> dict:
+def counts(data: SampleFolder) -> dict:
     return data.manifest["counts"]["microseek"]
 
 
@@ -232,6 +235,21 @@ def test_the_file_of_an_image_is_kept_as_it_is(rollouts, tmp_path, evaluation, q
         assert sample.image == files[sample.document]
 
 
+def test_a_photo_that_is_to_be_turned_is_turned(rollouts, questions, tmp_path):
+    """`datasets` turns it as its EXIF data say, and so lmms-eval does; whoever reads the sample must see the same."""
+    image = questions[2]["image"].convert("RGB").crop((0, 0, 40, 30))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter
+    turned = {"bytes": encoded(image, "jpeg", exif=exif.tobytes()), "path": None}
+    spoiled_task(tmp_path, questions, turned)
+    data = made(
+        tmp_path / "data", as_spoiled(rollouts, tmp_path / "logs"), "--against", "microseek", "--include_path", tmp_path
+    )
+    (sample,) = data
+    (row,) = datasets.load_from_disk(str(tmp_path / "data"))
+    assert row["image"].size == open_image(sample.image).size == (30, 40)
+
+
 # ---- overlap --------------------------------------------------------------------------------------------------------
 
 
@@ -241,13 +259,13 @@ def encoded(image: Image.Image, format_: str, **how: object) -> bytes:
     return content.getvalue()
 
 
-@pytest.fixture
-def evaluation(tmp_path, questions) -> tuple[str, ...]:
+@pytest.fixture(scope="module")
+def evaluation(tmp_path_factory, questions) -> tuple[str, ...]:
     """Arguments for an evaluation task that shares nothing with the questions that were asked."""
-    (tmp_path / "task").mkdir()
+    folder = tmp_path_factory.mktemp("task")
     others = [{**q, "question": f"Unlike {i}"} for i, q in enumerate(questions[-4:])]
-    spoiled_task(tmp_path / "task", others, {"bytes": encoded(others[2]["image"], "png"), "path": None})
-    return (*AGAINST, str(tmp_path / "task"))
+    spoiled_task(folder, others, {"bytes": encoded(others[2]["image"], "png"), "path": None})
+    return (*AGAINST, str(folder))
 
 
 @pytest.mark.parametrize(
@@ -255,7 +273,7 @@ def evaluation(tmp_path, questions) -> tuple[str, ...]:
     [
         ("bmp", {}, "image"),
         ("webp", {"lossless": True}, "image"),
-        ("jpeg", {"quality": 80}, "lookalike"),
+        ("jpeg", {"quality": 50}, "lookalike"),
     ],
 )
 def test_images_of_an_evaluation_are_found_in_any_format(rollouts, questions, tmp_path, format_, how, way):
@@ -293,6 +311,15 @@ def test_emblems_of_other_realms_do_not_look_alike(questions):
         if realm != other
     ]
     assert min(bits) > NEAR
+
+
+def test_plain_images_do_not_look_alike(questions, tmp_path):
+    white = {"bytes": encoded(Image.new("RGB", (64, 64), "white"), "png"), "path": None}
+    task = spoiled_task(tmp_path, questions, white).load_task_or_group(["spoiled"], "chat")["spoiled"]
+    evaluation = Evaluation()
+    evaluation.add(Documents("spoiled", task))
+    found = [evaluation.overlaps(Query("q", [], Image.new("RGB", (64, 64), name))) for name in ("white", "black")]
+    assert found == [{"image": {"spoiled"}}, {}]
 
 
 # ---- what is refused ------------------------------------------------------------------------------------------------
@@ -368,16 +395,22 @@ def test_logs_of_unknown_tasks_and_without_results_are_refused(rollouts, tmp_pat
     assert f"{renamed} has no {results.name} beside it" in refused(capsys, *arguments)
 
 
+def as_spoiled(rollouts: Path, to: Path) -> Path:
+    """The first four lines of the rollout with the right items, as if of the task ``spoiled``."""
+    shutil.copytree(rollouts / "right", to)
+    log = log_of(to)
+    log.write_text("".join(log.read_text().splitlines(keepends=True)[:4]))
+    log.rename(log.with_name(log.name.replace("microseek", "spoiled")))
+    (results,) = to.rglob("*_results.json")
+    results.write_text(results.read_text().replace('"microseek"', '"spoiled"'))
+    return to
+
+
 def test_a_rollout_over_a_damaged_image_is_refused(rollouts, questions, tmp_path, capsys):
     """The task is ``spoiled``: MicroSeek's first documents, the third of them with half a file as its image."""
     half = encoded(questions[2]["image"], "png")
     spoiled_task(tmp_path, questions, {"bytes": half[: len(half) // 8], "path": None})
-    rollout = changed(rollouts, tmp_path / "logs", lambda line: None)
-    log = log_of(rollout)
-    log.write_text("".join(log.read_text().splitlines(keepends=True)[:4]))
-    log.rename(log.with_name(log.name.replace("microseek", "spoiled")))
-    (results,) = rollout.rglob("*_results.json")
-    results.write_text(results.read_text().replace('"microseek"', '"spoiled"'))
+    rollout = as_spoiled(rollouts, tmp_path / "logs")
     told = refused(
         capsys,
         "from-samples",
@@ -443,16 +476,16 @@ def arguments(speaker: Speaker, data: Path, out: Path, languages: str = "bg,zh",
     return [*where, "--languages", languages, "--per-language", str(number), "--workers", "2"]
 
 
-def translated_data(*given: object) -> TrainingData:
+def translated_data(*given: object) -> SampleFolder:
     asked = arguments(*given)
     assert main(["training-data", *asked]) == 0
-    return TrainingData.open(Path(asked[3]))
+    return SampleFolder.open(Path(asked[3]))
 
 
 def test_translations_stand_behind_the_samples(speaker, data, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("OPENAI_API_KEY", "secret")
     out = translated_data(speaker, data, tmp_path / "multi")
-    originals, samples = list(TrainingData.open(data)), list(out)
+    originals, samples = list(SampleFolder.open(data)), list(out)
     assert samples[:12] == originals
     for start, language, name in ((12, "bg", "Bulgarian"), (17, "zh", "Chinese (simplified)")):
         for one in samples[start : start + 5]:
@@ -464,7 +497,7 @@ def test_translations_stand_behind_the_samples(speaker, data, tmp_path, monkeypa
     manifest = out.manifest
     assert manifest["tasks"] == {"made": {"en": 12, "bg": 5, "zh": 5}}
     assert manifest["translation"]["samples"] == {code: {"kept": 5, "rejected": {}} for code in ("bg", "zh")}
-    assert manifest["sources"] == [TrainingData.open(data).manifest]
+    assert manifest["sources"] == [SampleFolder.open(data).manifest]
     assert speaker.keys == {"Bearer secret"}
     assert "secret" not in json.dumps(manifest)
     assert "Bulgarian (bg), translated by m: 5 kept" in capsys.readouterr().out
@@ -617,9 +650,9 @@ def test_a_local_model_is_asked_in_batches_from_the_command_line(data, tmp_path,
 def test_merged_data_has_each_sample_once(speaker, data, tmp_path, capsys):
     translated_data(speaker, data, tmp_path / "multi", "bg", 3)
     assert main(["training-data", "merge", str(data), str(tmp_path / "multi"), "--out", str(tmp_path / "all")]) == 0
-    merged = TrainingData.open(tmp_path / "all")
-    assert list(merged) == list(TrainingData.open(tmp_path / "multi"))
-    assert merged.manifest["fingerprint"] == TrainingData.open(tmp_path / "multi").manifest["fingerprint"]
+    merged = SampleFolder.open(tmp_path / "all")
+    assert list(merged) == list(SampleFolder.open(tmp_path / "multi"))
+    assert merged.manifest["fingerprint"] == SampleFolder.open(tmp_path / "multi").manifest["fingerprint"]
     assert merged.manifest["repeated"] == {"made": 12}
     manifest = json.loads((data / "manifest.json").read_text())
     shutil.copytree(data, tmp_path / "other")
@@ -654,5 +687,5 @@ def test_translate_in_python(speaker, data, tmp_path):
             for number, chat in enumerate(chats):
                 yield number, translated(chat[0]["content"][0]["text"])
 
-    manifest = translate(TrainingData.open(data), tmp_path / "x", {"bg": "Bulgarian"}, 2, 0, Shouting())
+    manifest = translate(SampleFolder.open(data), tmp_path / "x", {"bg": "Bulgarian"}, 2, 0, Shouting())
     assert manifest["samples"] == 14

@@ -75,24 +75,23 @@ def _add_out(parser: argparse.ArgumentParser) -> None:
 
 
 def _from_samples(arguments: argparse.Namespace) -> None:
-    from comem_lmms.training.synthesis.evaluation import Evaluation
     from comem_lmms.training.synthesis.selecting import Rules, from_samples
 
     _hush()
-    against, more = arguments.against, arguments.include_path
-    evaluation = Evaluation.prepared() if against is None else Evaluation.of(against.split(","), more)
+    against = None if arguments.against is None else arguments.against.split(",")
     names = ("keep", "metric", "threshold", "per_question", "min_items", "overlap")
     rules = Rules(**{name: getattr(arguments, name) for name in names})
-    _say(from_samples(arguments.rollouts, arguments.out, rules, evaluation, arguments.knowledge, more))
+    more = (arguments.knowledge, arguments.include_path)
+    _say(from_samples(arguments.rollouts, arguments.out, rules, against, *more))
 
 
 def _translate(arguments: argparse.Namespace) -> int | None:
-    from comem_lmms.training.synthesis.store import TrainingData
+    from comem_lmms.training.synthesis.store import SampleFolder
     from comem_lmms.training.synthesis.translating import languages, translate
     from comem_lmms.training.synthesis.translators import Endpoint, Local
 
     _hush()
-    data = TrainingData.open(arguments.data)
+    data = SampleFolder.open(arguments.data)
     names = languages(arguments.languages.split(","))
     if arguments.api_base:
         translator: Any = Endpoint(arguments.api_base, arguments.model, arguments.workers, arguments.temperature)
@@ -114,9 +113,9 @@ def _merge(arguments: argparse.Namespace) -> None:
 
 
 def _stats(arguments: argparse.Namespace) -> None:
-    from comem_lmms.training.synthesis.store import TrainingData
+    from comem_lmms.training.synthesis.store import SampleFolder
 
-    _say(TrainingData.open(arguments.data).manifest)
+    _say(SampleFolder.open(arguments.data).manifest)
 
 
 def _say(manifest: dict[str, Any]) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from comem_lmms.training.synthesis.store import Sample, TrainingData, write
+from comem_lmms.training.synthesis.store import Sample, SampleFolder, write
 
 from comem_lmms.errors import UserError
 
@@ -16,7 +16,7 @@ def merge(folders: Sequence[Path], out: Path) -> dict[str, Any]:
     Raises:
         UserError: one is no training data, or of another knowledge base than the first, or ``out`` is there.
     """
-    parts = [TrainingData.open(folder) for folder in folders]
+    parts = [SampleFolder.open(folder) for folder in folders]
     for part in parts:
         if part.knowledge["fingerprint"] != parts[0].knowledge["fingerprint"]:
             given, first = (data.knowledge["fingerprint"][:12] for data in (part, parts[0]))

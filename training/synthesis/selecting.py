@@ -10,17 +10,18 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from comem_lmms.training.synthesis.evaluation import WAYS, Evaluation, wording
 from comem_lmms.training.synthesis.rollouts import Answer, Output, Rollout, find
 from comem_lmms.training.synthesis.store import Sample, write
 from PIL import Image
+from tqdm import tqdm
 
 from comem_lmms import micro
 from comem_lmms.errors import UserError
 from comem_lmms.harness import Documents, documents
-from comem_lmms.images import IMAGE_ERRORS, images_of
+from comem_lmms.images import IMAGE_ERRORS, images_of, open_image, strictly
 from comem_lmms.knowledge import KnowledgeBase
 from comem_lmms.queries import key_of
 from comem_lmms.records import Query
@@ -64,7 +65,7 @@ def from_samples(
     folders: Sequence[Path],
     out: Path,
     rules: Rules,
-    evaluation: Evaluation,
+    against: Sequence[str] | None = None,
     knowledge: str | None = None,
     include_path: str | None = None,
 ) -> dict[str, Any]:
@@ -73,7 +74,8 @@ def from_samples(
     Args:
         folders: with the logs of lmms-eval, below any depth.
         out: must not be there.
-        evaluation: what is not to be trained on.
+        against: tasks that are not to be trained on; by default those of the eight benchmarks, as far as their data is
+            on this machine.
         knowledge: folder of the knowledge base; by default what the rollouts name.
         include_path: a folder with more tasks.
 
@@ -85,26 +87,21 @@ def from_samples(
     if out.exists():  # before minutes of work
         raise UserError(f"{out} is there already; remove it, or name another folder")
     name, base = _knowledge(rollouts, knowledge)
-    selection = _Selection(rules, evaluation, base.fingerprint)
     tasks = {key: _documents(*key, include_path) for key in {(rollout.task, rollout.model) for rollout in rollouts}}
+    metrics = {key: _metric(task, rules.metric) for key, task in tasks.items()}
+    evaluation = Evaluation.prepared() if against is None else Evaluation.of(against, include_path)
+    selection = _Selection(rules, evaluation, base.fingerprint)
 
     def samples() -> Iterator[Sample]:
         for rollout in rollouts:
-            yield from selection.samples(rollout, tasks[rollout.task, rollout.model])
+            key = rollout.task, rollout.model
+            yield from selection.samples(rollout, tasks[key], metrics[key])
 
     def about() -> dict[str, Any]:
         folder = name if name == micro.NAME else str(base.folder.resolve())
         return {"from": "samples", "knowledge": {"fingerprint": base.fingerprint, "folder": folder}, **selection.about}
 
     return write(out, samples(), about)
-
-
-class _Asked(NamedTuple):
-    """A question, and the two parts by which it is told from others."""
-
-    query: Query
-    image: bytes | None
-    words: str
 
 
 class _Selection:
@@ -136,14 +133,13 @@ class _Selection:
         }
         return {"counts": counts, "rules": vars(self._rules), "against": against, "rollouts": self._rollouts}
 
-    def samples(self, rollout: Rollout, task: Documents) -> Iterator[Sample]:
+    def samples(self, rollout: Rollout, task: Documents, metric: str) -> Iterator[Sample]:
         """What is kept of one run."""
         items = self._items(rollout)
-        metric = self._metric(task)
         counted = self._counts.setdefault(rollout.task, Counter())
         told: Counter[str] = Counter()
         fingerprints: dict[str, set[str]] = {}
-        for answer in rollout.answers():
+        for answer in tqdm(rollout.answers(), desc=f"Reading {rollout.samples.name}", unit="answer", leave=False):
             _check(answer, task)
             for part, value in {**answer.fingerprints, "kind": answer.retrieval}.items():
                 fingerprints.setdefault(part, set()).add(value)
@@ -176,12 +172,6 @@ class _Selection:
                 )
         return most if self._rules.min_items is None else self._rules.min_items
 
-    def _metric(self, task: Documents) -> str:
-        metric = self._rules.metric or task.metrics[0]
-        if metric not in task.metrics:
-            raise UserError(f"task {task.task} has no metric {metric!r}; it has {', '.join(task.metrics)}")
-        return metric
-
     def _judge(
         self, answer: Answer, output: Output, task: Documents, metric: str, items: int, cut: bool
     ) -> tuple[Sample | None, str]:
@@ -196,32 +186,32 @@ class _Selection:
             return None, "cut off"
         if self._rules.keep == "correct" and _score(answer, output, task, metric) < self._rules.threshold:
             return None, "wrong"
-        query = task.query(answer.document)
+        with strictly():  # half an image is nothing to learn from
+            query = task.query(answer.document)
         if len(images_of(query.messages)) > 1:
             return None, "with several images"
-        asked = _Asked(query, key_of(query, "clip"), wording(query.text))
-        if self._is_evaluation(asked):
+        if self._is_evaluation(query):
             return None, "overlap with evaluation"
-        if self._is_repeated(asked, answer, output, task.task):
+        if self._is_repeated(query, (task.task, answer.document), output.text):
             return None, "repeated"
         return _sample(answer, output, task, query), "kept"
 
-    def _is_evaluation(self, asked: _Asked) -> bool:
-        found = self._evaluation.overlaps(asked.query)
+    def _is_evaluation(self, query: Query) -> bool:
+        found = self._evaluation.overlaps(query)
         for way, tasks in found.items():
             for task in tasks:
                 self._overlaps[task][way] += 1
-        by_words = self._rules.overlap == "either" or asked.image is None
+        by_words = self._rules.overlap == "either" or query.image is None
         return "image" in found or "lookalike" in found or (by_words and "question" in found)
 
-    def _is_repeated(self, asked: _Asked, answer: Answer, output: Output, task: str) -> bool:
+    def _is_repeated(self, query: Query, document: tuple[str, int], text: str) -> bool:
         """Whether the question has answers enough, or this one, or is one of another document with the same image."""
-        key = asked.image, asked.words
+        key = key_of(query, "clip"), wording(query.text)
         answers = self._kept.setdefault(key, set())
-        other = self._of.setdefault(key, (task, answer.document)) != (task, answer.document)
-        if other or output.text in answers or len(answers) >= self._rules.per_question:
+        other = self._of.setdefault(key, document) != document
+        if other or text in answers or len(answers) >= self._rules.per_question:
             return True
-        answers.add(output.text)
+        answers.add(text)
         return False
 
 
@@ -236,6 +226,13 @@ def _knowledge(rollouts: Sequence[Rollout], given: str | None) -> tuple[str, Kno
 def _documents(task: str, model: str, include_path: str | None) -> Documents:
     (found,) = documents([task], include_path=include_path, model=model)
     return found
+
+
+def _metric(task: Documents, asked: str | None) -> str:
+    metric = asked or task.metrics[0]
+    if metric not in task.metrics:
+        raise UserError(f"task {task.task} has no metric {metric!r}; it has {', '.join(task.metrics)}")
+    return metric
 
 
 def _check(answer: Answer, task: Documents) -> None:
@@ -286,13 +283,18 @@ def _file(task: Documents, number: int, image: Image.Image) -> bytes:
 
     A photo as PNG is some five times as large as the JPEG that it comes from.
     """
-    import datasets
-
     for content in task.image_files(number):
         with suppress(*IMAGE_ERRORS):
-            seen = datasets.Image().decode_example({"bytes": content, "path": None}).convert("RGB")
-            if seen.size == image.size and seen.tobytes() == image.tobytes():
+            if all(seen.size == image.size and seen.tobytes() == image.tobytes() for seen in _seen(content)):
                 return content
     file = io.BytesIO()
     image.save(file, "png")
     return file.getvalue()
+
+
+def _seen(content: bytes) -> Iterator[Image.Image]:
+    """A file as we open it, and as `datasets` does, which turns photos as their EXIF data say."""
+    import datasets
+
+    yield open_image(content)
+    yield datasets.Image().decode_example({"bytes": content, "path": None}).convert("RGB")

@@ -54,7 +54,7 @@ class Sample(NamedTuple):
         return digest_of(self.image, self.prompt.encode(), self.answer.encode(), rest).digest()
 
 
-class TrainingData:
+class SampleFolder:
     """A folder of samples.
 
     Attributes:
@@ -66,7 +66,7 @@ class TrainingData:
         self.folder, self.manifest, self._rows = folder, manifest, rows
 
     @classmethod
-    def open(cls, folder: Path) -> "TrainingData":
+    def open(cls, folder: Path) -> "SampleFolder":
         """Opens what `write` wrote.
 
         Raises:

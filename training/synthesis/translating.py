@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from comem_lmms.training.synthesis.store import Sample, TrainingData, write
+from comem_lmms.training.synthesis.store import Sample, SampleFolder, write
 from comem_lmms.training.synthesis.translators import Chat, Failure, Translator
 from tqdm import tqdm
 
@@ -81,7 +81,7 @@ def languages(codes: Sequence[str]) -> dict[str, str]:
 
 
 def translate(
-    data: TrainingData, out: Path, names: Mapping[str, str], per_language: int, seed: int, translator: Translator
+    data: SampleFolder, out: Path, names: Mapping[str, str], per_language: int, seed: int, translator: Translator
 ) -> dict[str, Any]:
     """Writes the data with its translations behind it, and returns the manifest.
 
@@ -185,7 +185,7 @@ def _counted(translations: Sequence[Translation]) -> dict[str, Any]:
     return {"kept": rejected.pop("", 0), "rejected": dict(sorted(rejected.items()))}
 
 
-def _all(data: TrainingData, accepted: Sequence[Translation]) -> Iterator[Sample]:
+def _all(data: SampleFolder, accepted: Sequence[Translation]) -> Iterator[Sample]:
     """The samples as they are, then the translated ones by language."""
     rows = {one.row for one in accepted}
     kept: dict[int, Sample] = {}
