@@ -3,6 +3,8 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
+from functools import cache, cached_property
+from pathlib import Path
 from typing import Any
 
 from comem_lmms.errors import UserError, one_line
@@ -47,25 +49,61 @@ class Documents:
         """What a document tells about its right answer."""
         return facts(self._texts[number], self.declared)
 
+    def target(self, number: int) -> str:
+        """The right answer of a document, as a sample log has it."""
+        return str(self._loaded.doc_to_target(self._texts[number]))
 
-def documents(names: Sequence[str], limit: int | None = None, include_path: str | None = None) -> list[Documents]:
+    def asked(self, number: int) -> str:
+        """The prompt of a document, as a sample log has it."""
+        return str(self._loaded.doc_to_text(self._texts[number]))
+
+    def image_files(self, number: int) -> list[bytes]:
+        """The images of a document as its data set keeps them, in the format of their files."""
+        cells = self._undecoded[number].values() if self._undecoded is not None else ()
+        return [cell["bytes"] or Path(cell["path"]).read_bytes() for cell in cells if cell is not None]
+
+    @property
+    def metrics(self) -> list[str]:
+        """What the task measures, the metric that counts first."""
+        return list(self._loaded.aggregation())
+
+    def scores(self, number: int, output: str) -> dict[str, Any]:
+        """What an output to a document contributes to each metric."""
+        return self._loaded.process_results(self._texts[number], [output])
+
+    @cached_property
+    def _undecoded(self) -> Any:
+        """The columns with an image, as they are stored; None if there are none."""
+        from datasets import Image
+
+        features = getattr(self._all, "features", None) or {}
+        names = [name for name, feature in features.items() if isinstance(feature, Image)]
+        if not names:
+            return None
+        columns = self._all.select_columns(names)
+        for name in names:
+            columns = columns.cast_column(name, Image(decode=False))
+        return columns
+
+
+def documents(
+    names: Sequence[str], limit: int | None = None, include_path: str | None = None, model: str = "vanilla_rag"
+) -> list[Documents]:
     """The documents of tasks and of all tasks of groups, each task once.
 
     Args:
         names: of tasks, groups and tags, or patterns, as for ``--tasks``.
         limit: so many of each task, from the first.
         include_path: a folder with more tasks.
+        model: as lmms-eval calls it; it decides how a question is worded, not what its image is.
 
     Raises:
         UserError: there is no such task, or it is of a kind that has no chat to ask.
         SystemExit: data of a task of ours is missing, which is printed.
     """
-    import lmms_eval.models  # noqa: F401  # loads the plugins, ours too
-    from lmms_eval.tasks import TaskManager
     from lmms_eval.utils import pattern_match
 
-    # Which model asks decides how a question is worded, not what its image is.
-    manager = TaskManager(include_path=include_path, model_name="vanilla_rag")
+    manager = _manager(include_path, model)
     found = manager.match_tasks(list(names))
     for name in names:
         if not pattern_match([name], manager.all_tasks):
@@ -76,6 +114,15 @@ def documents(names: Sequence[str], limit: int | None = None, include_path: str 
         if not hasattr(task, "doc_to_messages"):
             raise UserError(f"task {name} is a class of its own without doc_to_messages; it has no chat to ask")
     return [Documents(name, task, limit) for name, task in sorted(tasks.items())]
+
+
+@cache
+def _manager(include_path: str | None, model: str) -> Any:
+    """Kept, since it reads all YAML files of lmms-eval; what is in them is read again for every task."""
+    import lmms_eval.models  # noqa: F401  # loads the plugins, ours too
+    from lmms_eval.tasks import TaskManager
+
+    return TaskManager(include_path=include_path, model_name=model)
 
 
 def load(manager: Any, names: list[str]) -> Mapping[Any, Any]:

@@ -26,6 +26,7 @@ ORDER = (
     "comem_lmms.queries",
     "comem_lmms.retrieval",
     "comem_lmms.runs",
+    "comem_lmms.harness",
     "comem_lmms.microseek",
     "comem_lmms.resampler",
     "comem_lmms.backbones",
@@ -39,11 +40,11 @@ ORDER = (
     "comem_lmms.models",
     "comem_lmms.doctor",
     "comem_lmms.plugin",
-    "comem_lmms.harness",
     "comem_lmms.importing",
     "comem_lmms.retrieve",
     "comem_lmms.report",
     "comem_lmms.rescore",
+    "comem_lmms.training",
     "comem_lmms.cli",
 )
 # Neighbours that know less than their place in a line would allow.

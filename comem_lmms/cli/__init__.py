@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from comem_lmms import __version__
-from comem_lmms.cli import data, knowledge, linking, memory, microseek, results, retrieval
+from comem_lmms.cli import data, knowledge, linking, memory, microseek, results, retrieval, training
 from comem_lmms.errors import UserError
 
 
@@ -36,6 +36,6 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="comem-lmms", description="External memory for VLMs in lmms-eval.")
     parser.add_argument("--version", action="version", version=f"comem-lmms {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for group in (results, knowledge, linking, retrieval, memory, data, microseek):
+    for group in (results, knowledge, linking, retrieval, memory, data, training, microseek):
         group.add(commands)
     return parser

@@ -12,7 +12,7 @@ def add(commands: Any) -> None:
     retrieve = commands.add_parser("retrieve", help="search for the questions of tasks once, for every method to use")
     retrieve.add_argument("knowledge", help="folder of the knowledge base, with its index, or micro for MicroSeek's")
     retrieve.add_argument("--tasks", required=True, help="as for lmms-eval: names of tasks and groups, with commas")
-    retrieve.add_argument("--top-k", type=_positive, default=20, metavar="K", help="items a question (%(default)s)")
+    retrieve.add_argument("--top-k", type=positive, default=20, metavar="K", help="items a question (%(default)s)")
     retrieve.add_argument("--out", type=Path, required=True, metavar="RUN", help="folder to write; gone on with")
     retrieve.add_argument("--kind", choices=KINDS, default="clip", help="the last two are controls (%(default)s)")
     retrieve.add_argument(
@@ -24,8 +24,8 @@ def add(commands: Any) -> None:
     retrieve.add_argument(
         "--text-weight", type=float, default=0.5, metavar="SHARE", help="with --query both, from 0 to 1 (%(default)s)"
     )
-    retrieve.add_argument("--limit", type=_positive, metavar="N", help="only the first N documents of each task")
-    retrieve.add_argument("--per-image", type=_positive, metavar="N", help="at most N items of one image")
+    retrieve.add_argument("--limit", type=positive, metavar="N", help="only the first N documents of each task")
+    retrieve.add_argument("--per-image", type=positive, metavar="N", help="at most N items of one image")
     retrieve.add_argument("--include_path", metavar="DIR", help="folder with more tasks, as for lmms-eval")
     retrieve.add_argument("--clip", help="where the open_clip model of the index is found, if it has moved")
     retrieve.add_argument("--pretrained", help="its open_clip pretrained tag")
@@ -60,7 +60,8 @@ def add(commands: Any) -> None:
     measure.set_defaults(run=_eval)
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
+    """For arguments that count something."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} must be a whole number of at least 1")
     return int(text)
