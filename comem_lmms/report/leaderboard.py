@@ -1,0 +1,347 @@
+"""Runs in, the main table out: a line for each method and model, a column for each benchmark and its splits.
+
+Which of two results is better is decided by the same questions (`statistics.compare`); the best of a column is bold,
+and with it all that are not significantly worse after Holm's correction over the column.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from comem_lmms.errors import UserError
+from comem_lmms.report.comparable import compare_runs
+from comem_lmms.report.costs import Cost, cost
+from comem_lmms.report.lines import Line, Result, name_lines, newest
+from comem_lmms.report.paper import Paper
+from comem_lmms.report.reading import Evaluation, Folders, evaluations, read_answers, result_files
+from comem_lmms.report.scored import sample_of
+from comem_lmms.report.statistics import Difference, Sample, average, compare, holm
+from comem_lmms.scoring.aggregate import Estimate, macro_estimate
+
+FAMILIES = ("infoseek", "oven", "mrag", "okvqa", "aokvqa", "viquae", "cvqa")  # in the paper's order
+SIGNIFICANT = 0.05
+NOTHING = Estimate(None, None)
+AVERAGE = "average"
+# Tasks of one family ask the same questions unless they are named as parts of it.
+_PARTS = ("_unseen_question", "_unseen_entity", "_query", "_entity")
+
+
+class Column(NamedTuple):
+    """A task, or a part of it; the average has the task "average".
+
+    Attributes:
+        task, metric: as lmms-eval calls them.
+        split: the rest of the metric's name, empty for the whole task.
+        is_made_of: whether the task's result is made of this part's, or this is a whole task.
+        lower_is_better: whether less is better.
+        marks: of notes on all results in it.
+    """
+
+    task: str
+    metric: str
+    split: str = ""
+    is_made_of: bool = True
+    lower_is_better: bool = False
+    marks: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """What stands above it."""
+        return f"{self.task} {self.split}".strip()
+
+
+class Distance(NamedTuple):
+    """How far a result is from the baseline's, in percent; ``p`` is not corrected. Without answers, only the value."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+    p: float | None = None
+
+
+@dataclass
+class Cell:
+    """A result in percent.
+
+    Attributes:
+        value, stderr: None where there is none.
+        best: whether it is the best of its column or not significantly worse.
+        marks: of notes on this result.
+        difference: to the baseline.
+        paper: what the paper states.
+    """
+
+    value: float | None = None
+    stderr: float | None = None
+    best: bool = False
+    marks: list[str] = field(default_factory=list)
+    difference: Distance | None = None
+    paper: float | None = None
+
+
+@dataclass(frozen=True)
+class Table:
+    """The main table.
+
+    Attributes:
+        columns: the average, if there is one, comes first.
+        lines, cells, costs: line by line; cells[line][column].
+        notes: by mark.
+        remarks: on the table as a whole.
+        baseline: the method that differences are to.
+        older: runs that newer ones replace.
+    """
+
+    columns: Sequence[Column]
+    lines: Sequence[Line]
+    cells: Sequence[Sequence[Cell]]
+    costs: Sequence[Cost]
+    notes: Mapping[str, str]
+    remarks: Sequence[str]
+    baseline: str | None
+    paper: Paper | None
+    older: Sequence[Evaluation]
+
+
+def build(
+    folders: Folders, metric: str | None = None, baseline: str | None = None, paper: Paper | None = None
+) -> Table:
+    """The main table of the newest runs below folders.
+
+    Args:
+        folders: one or several; searched with all folders below.
+        metric: as lmms-eval calls it; by default each task's first.
+        baseline: the method to which differences are given, among lines of the same model.
+        paper: adds what the paper states.
+
+    Raises:
+        UserError: there are no results, none has the metric, or no line is of the baseline.
+    """
+    found, older = newest(run for path in result_files(folders) for run in evaluations(path))
+    runs = [run for of_tasks in found.values() for run in of_tasks.values()]
+    columns = _columns(runs, metric)
+    if not columns:
+        known = sorted({name for run in runs for name in run.scores})
+        raise UserError(f"no task of these results has the metric {metric!r}; there are {', '.join(known)}")
+    lines = _lines(found.values(), columns)
+    if baseline is not None and baseline not in {line.method for line in lines}:
+        methods = ", ".join(dict.fromkeys(line.method for line in lines))
+        raise UserError(f"--baseline {baseline} is no method of these results; there are {methods}")
+    return _Builder(lines, columns, baseline, paper).table(older)
+
+
+def _columns(runs: Sequence[Evaluation], metric: str | None) -> list[Column]:
+    """The tasks that have the metric, each followed by its parts, in the order of the task."""
+    by_task: dict[str, Evaluation] = {}
+    for run in runs:
+        if run.metrics and (metric or run.metrics[0]) in run.scores:
+            by_task.setdefault(run.task, run)
+    columns = []
+    for task in sorted(by_task, key=_place):
+        run = by_task[task]
+        main = metric or run.metrics[0]
+        is_combined = f"{main}_stderr" in run.metrics  # how ours state the error of what is no mean
+        lower = main in run.lower_is_better
+        parts = [name for name in run.metrics if name.startswith(f"{main}_") and not name.endswith("_stderr")]
+        direct = [name for name in parts if not any(name.startswith(f"{other}_") for other in parts)]
+        columns.append(Column(task, main, lower_is_better=lower))
+        columns += [
+            Column(task, name, name.removeprefix(f"{main}_"), is_combined and name in direct, lower) for name in parts
+        ]
+    return columns
+
+
+def _place(task: str) -> tuple[int, str]:
+    family = task.partition("_")[0]
+    return (FAMILIES.index(family) if family in FAMILIES else len(FAMILIES)), task
+
+
+def _lines(found: Iterable[Mapping[str, Evaluation]], columns: Sequence[Column]) -> list[Line]:
+    metrics: dict[str, list[str]] = {}
+    for column in columns:
+        metrics.setdefault(column.task, []).append(column.metric)
+    results = [
+        {
+            task: Result(run, read_answers(run.path, task, metrics[task]))
+            for task, run in of_tasks.items()
+            if task in metrics
+        }
+        for of_tasks in found
+    ]
+    return name_lines([of_tasks for of_tasks in results if of_tasks])
+
+
+class _Builder:
+    """Fills the cells column by column and collects notes on the way."""
+
+    def __init__(
+        self, lines: Sequence[Line], columns: Sequence[Column], baseline: str | None, paper: Paper | None
+    ) -> None:
+        self.lines, self.baseline, self.paper = lines, baseline, paper
+        self.marks: dict[str, str] = {}  # by note
+        self.remarks: list[str] = []
+        self.comparisons = {column.task: compare_runs(lines, column.task) for column in columns}
+        self.columns = [
+            column._replace(marks=tuple(map(self._mark, self.comparisons[column.task].shared))) for column in columns
+        ]
+        self.samples = {column.name: [self._sample(line, column) for line in lines] for column in columns}
+
+    def table(self, older: Sequence[Evaluation]) -> Table:
+        columns = [(column, self._filled(column)) for column in self.columns]
+        if average := self._average(dict(columns)):
+            columns.insert(0, average)
+        if self.paper:
+            self._remark_on(self.paper)
+        by_line = [[cells[place] for _, cells in columns] for place in range(len(self.lines))]
+        return Table(
+            [column for column, _ in columns],
+            self.lines,
+            by_line,
+            self._costs(),
+            {mark: note for note, mark in self.marks.items()},
+            self.remarks,
+            self.baseline,
+            self.paper,
+            older,
+        )
+
+    def _remark_on(self, paper: Paper) -> None:
+        self.remarks.append(f"Paper: {paper.source}.")
+        if other := sorted({column.metric for column in self.columns if not column.split} - {paper.metric}):
+            self.remarks.append(
+                f"A result by {', '.join(other)} is not what the paper's numbers are of: --metric paper."
+            )
+        self.remarks += paper.inconsistencies
+
+    def _mark(self, note: str) -> str:
+        """The letter of a note: a to z, then aa."""
+        number = len(self.marks)
+        letter = chr(ord("a") + number % 26)
+        return self.marks.setdefault(note, letter * (1 + number // 26))
+
+    def _sample(self, line: Line, column: Column) -> Sample | None:
+        result = line.results.get(column.task)
+        return result and sample_of(result.answers.items[column.metric], _score(result.run, column).value)
+
+    def _filled(self, column: Column) -> list[Cell]:
+        comparison = self.comparisons[column.task]
+        cells = []
+        for place, line in enumerate(self.lines):
+            scored = _score(line.results[column.task].run, column) if column.task in line.results else NOTHING
+            notes = comparison.notes.get(place, []) if scored.value is not None else []
+            cell = _cell(scored, [self._mark(note) for note in notes])
+            cell.paper = self._stated(line, column)
+            cells.append(cell)
+        self._judge(cells, self.samples[column.name], comparison.others, column.lower_is_better)
+        return cells
+
+    def _average(self, cells: Mapping[Column, list[Cell]]) -> tuple[Column, list[Cell]] | None:
+        """Over the tasks in which every line has a value on the same documents."""
+        shared = [
+            column
+            for column, of_lines in cells.items()
+            if not column.split
+            and not self.comparisons[column.task].others
+            and all(c.value is not None for c in of_lines)
+        ]
+        if len({column.task for column in cells}) < 2:
+            return None
+        if len(shared) < 2:
+            self.remarks.append("There is no average: fewer than two benchmarks are shared by all lines.")
+            return None
+        self.remarks.append(f"The average is over {', '.join(column.task for column in shared)}.")
+        independent = ask_different_questions([column.task for column in shared])
+        if not independent:
+            self.remarks.append("The average has no standard error: some of these tasks ask the same questions.")
+        averages, samples = [], []
+        for place, line in enumerate(self.lines):
+            found = macro_estimate([_score(line.results[column.task].run, column) for column in shared])
+            cell = _cell(found if independent else found._replace(stderr=None), [])
+            if self.paper:
+                stated = [number for column in shared if (number := self._stated(line, column)) is not None]
+                cell.paper = sum(stated) / len(stated) if len(stated) == len(shared) else None
+            averages.append(cell)
+            parts = [self.samples[column.name][place] for column in shared]
+            samples.append(average([part for part in parts if part]) if independent and all(parts) else None)
+        lower = any(column.lower_is_better for column in shared)
+        self._judge(averages, samples, set(), lower)
+        return Column(AVERAGE, "", lower_is_better=lower), averages
+
+    def _stated(self, line: Line, column: Column) -> float | None:
+        if self.paper is None or line.is_control:
+            return None
+        return self.paper.value(line.method, line.model, column.task, column.split)
+
+    def _judge(self, cells: list[Cell], samples: list[Sample | None], others: set[int], lower_is_better: bool) -> None:
+        """Says what is best and how far all are from the baseline; lines on other documents take no part."""
+        able = [p for p, cell in enumerate(cells) if cell.value is not None and p not in others]
+        for place in _best([p for p in able if not self.lines[p].is_control], cells, samples, lower_is_better):
+            cells[place].best = True
+        for place in able:
+            base = self._base_of(place)
+            if base in able and base != place:
+                cells[place].difference = _difference(place, base, cells, samples)
+
+    def _base_of(self, place: int) -> int | None:
+        model = self.lines[place].model
+        fits = (p for p, line in enumerate(self.lines) if (line.method, line.model) == (self.baseline, model))
+        return next(fits, None)
+
+    def _costs(self) -> list[Cost]:
+        tasks = [task for task in self.comparisons if all(task in line.results for line in self.lines)]
+        if not tasks:
+            self.remarks.append("Costs are of different benchmarks: none is shared by all lines.")
+        answers = [[line.results[task].answers for task in tasks or line.results] for line in self.lines]
+        return [cost([usage for answer in of_tasks for usage in answer.usages]) for of_tasks in answers]
+
+
+def ask_different_questions(tasks: Sequence[str]) -> bool:
+    """Whether no two of the tasks ask the same questions, as translations of each other do. By our tasks' names."""
+    families: dict[str, list[str]] = {}
+    for task in tasks:
+        families.setdefault(task.partition("_")[0], []).append(task)
+    return all(len(members) == 1 or _are_parts(members) for members in families.values())
+
+
+def _are_parts(tasks: Sequence[str]) -> bool:
+    if tasks[0].startswith("cvqa_"):
+        return not {"cvqa", "cvqa_all"} & set(tasks)
+    # "_unseen_entity" stands before "_entity", so the longer end is taken.
+    wholes = {task.removesuffix(next((part for part in _PARTS if task.endswith(part)), "")) for task in tasks}
+    return len(wholes) == 1 and not wholes & set(tasks) and all(task.endswith(_PARTS) for task in tasks)
+
+
+def _score(run: Evaluation, column: Column) -> Estimate:
+    return run.scores.get(column.metric, NOTHING)
+
+
+def _cell(scored: Estimate, marks: list[str]) -> Cell:
+    value, stderr = (None if number is None else 100 * number for number in scored)
+    return Cell(value, stderr, marks=marks)
+
+
+def _best(places: list[int], cells: list[Cell], samples: list[Sample | None], lower_is_better: bool) -> set[int]:
+    """The best, and those that are not significantly worse; where nothing can be tested, those of the same value."""
+    if len(places) < 2:
+        return set()
+    sign = -1 if lower_is_better else 1
+    values = {place: sign * value for place in places if (value := cells[place].value) is not None}
+    top = max(places, key=values.__getitem__)
+    rest = {place: _compare(samples[top], samples[place]) for place in places if place != top}
+    tested = {place: found.p for place, found in rest.items() if found}
+    adjusted = dict(zip(tested, holm(list(tested.values())), strict=True))
+    equal = {place for place in rest if values[place] == values[top]}
+    return {top, *equal, *(place for place, p in adjusted.items() if p >= SIGNIFICANT)}
+
+
+def _difference(place: int, base: int, cells: list[Cell], samples: list[Sample | None]) -> Distance | None:
+    if found := _compare(samples[place], samples[base]):
+        return Distance(100 * found.value, 100 * found.low, 100 * found.high, found.p)
+    one, other = cells[place].value, cells[base].value
+    return None if one is None or other is None else Distance(one - other)
+
+
+def _compare(one: Sample | None, other: Sample | None) -> Difference | None:
+    if one is None or other is None or list(map(len, one.groups)) != list(map(len, other.groups)):
+        return None
+    return compare(one, other)
