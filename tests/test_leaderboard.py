@@ -130,7 +130,7 @@ def test_average_over_what_all_lines_share(tmp_path):
     assert cell.best
     assert not found["baseline"]["average"].best
     assert found["baseline"]["mrag_bench"].value is None
-    assert "The average is over okvqa, viquae." in table.remarks
+    assert "The average is over okvqa, viquae, which all lines share." in table.remarks
 
 
 def test_there_is_no_average_where_nothing_is_shared(tmp_path):
@@ -286,6 +286,16 @@ def test_other_documents_are_marked_and_take_no_part(tmp_path):
     found = results(table)
     assert (found["llava"]["okvqa"].best, found["comem"]["okvqa"].best) == (False, True)
     assert not marked(table)
+
+
+def test_a_run_on_a_few_questions_replaces_none_and_takes_no_average(tmp_path):
+    for method in ("baseline", "comem"):
+        write_run(tmp_path / method, {"okvqa": ones(60, 100), "viquae": ones(20, 50)}, method)
+    write_run(tmp_path / "try", {"okvqa": ones(3, 4)}, documents=100, limit=4, date="20260201_000000")
+    table = build(tmp_path)
+    assert [line.name for line in table.lines] == ["baseline", "comem", "comem --limit=4"]
+    assert [cells[0].value for cells in table.cells] == [50, 50, None]
+    assert table.older == []
 
 
 def test_other_questions_of_the_same_number_are_noticed(tmp_path):

@@ -208,10 +208,8 @@ class _Builder:
     def _remark_on(self, paper: Paper) -> None:
         self.remarks.append(f"Paper: {paper.source}.")
         if other := sorted({column.metric for column in self.columns if not column.split} - {paper.metric}):
-            self.remarks.append(
-                f"A result by {', '.join(other)} is not what the paper's numbers are of: --metric paper."
-            )
-        self.remarks += paper.inconsistencies
+            self.remarks.append(f"A result by {', '.join(other)} is not what the paper's numbers are of.")
+        self.remarks += [f"Paper: {one}" for one in paper.inconsistencies]
 
     def _mark(self, note: str) -> str:
         """The letter of a note: a to z, then aa."""
@@ -236,36 +234,43 @@ class _Builder:
         return cells
 
     def _average(self, cells: Mapping[Column, list[Cell]]) -> tuple[Column, list[Cell]] | None:
-        """Over the tasks in which every line has a value on the same documents."""
+        """Over the tasks that all lines have, without lines that were asked other documents than most."""
+        wholes = {column: of_lines for column, of_lines in cells.items() if not column.split}
+        others = set().union(*(comparison.others for comparison in self.comparisons.values()))
+        able = [place for place in range(len(self.lines)) if place not in others]
         shared = [
-            column
-            for column, of_lines in cells.items()
-            if not column.split
-            and not self.comparisons[column.task].others
-            and all(c.value is not None for c in of_lines)
+            column for column, of_lines in wholes.items() if all(of_lines[place].value is not None for place in able)
         ]
-        if len({column.task for column in cells}) < 2:
+        if len(wholes) < 2:
             return None
-        if len(shared) < 2:
+        if not able or len(shared) < 2:
             self.remarks.append("There is no average: fewer than two benchmarks are shared by all lines.")
             return None
-        self.remarks.append(f"The average is over {', '.join(column.task for column in shared)}.")
-        independent = ask_different_questions([column.task for column in shared])
+        tasks = [column.task for column in shared]
+        self.remarks.append(f"The average is over {', '.join(tasks)}, which all lines share.")
+        independent = ask_different_questions(tasks)
         if not independent:
             self.remarks.append("The average has no standard error: some of these tasks ask the same questions.")
-        averages, samples = [], []
-        for place, line in enumerate(self.lines):
-            found = macro_estimate([_score(line.results[column.task].run, column) for column in shared])
-            cell = _cell(found if independent else found._replace(stderr=None), [])
-            if self.paper:
-                stated = [number for column in shared if (number := self._stated(line, column)) is not None]
-                cell.paper = sum(stated) / len(stated) if len(stated) == len(shared) else None
-            averages.append(cell)
-            parts = [self.samples[column.name][place] for column in shared]
-            samples.append(average([part for part in parts if part]) if independent and all(parts) else None)
+        averages = [self._mean(line, shared, independent) for line in self.lines]
+        samples = [self._whole(place, shared) if independent else None for place in range(len(self.lines))]
+        for place in others:
+            averages[place], samples[place] = Cell(), None
         lower = any(column.lower_is_better for column in shared)
-        self._judge(averages, samples, set(), lower)
+        self._judge(averages, samples, others, lower)
         return Column(AVERAGE, "", lower_is_better=lower), averages
+
+    def _mean(self, line: Line, shared: Sequence[Column], independent: bool) -> Cell:
+        runs = [(line.results[column.task].run, column) for column in shared if column.task in line.results]
+        found = macro_estimate([_score(run, column) for run, column in runs])
+        cell = _cell(found if independent else found._replace(stderr=None), [])
+        stated = [number for column in shared if (number := self._stated(line, column)) is not None]
+        cell.paper = sum(stated) / len(stated) if len(stated) == len(shared) else None
+        return cell
+
+    def _whole(self, place: int, shared: Sequence[Column]) -> Sample | None:
+        parts = [self.samples[column.name][place] for column in shared]
+        known = [part for part in parts if part is not None]
+        return average(known) if len(known) == len(parts) else None
 
     def _stated(self, line: Line, column: Column) -> float | None:
         if self.paper is None or line.is_control:

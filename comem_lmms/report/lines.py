@@ -87,7 +87,9 @@ def name_lines(results: Sequence[Mapping[str, Result]]) -> list[Line]:
 
 
 def _key(run: Evaluation) -> tuple[str, tuple[tuple[str, str], ...]]:
-    return run.method, tuple(sorted((name, value) for name, value in run.arguments.items() if name not in _HOW))
+    """A run on a few of the questions does not replace one on all."""
+    given = {**run.arguments, **run.extent}
+    return run.method, tuple(sorted((name, value) for name, value in given.items() if name not in _HOW))
 
 
 def _line(results: Mapping[str, Result]) -> Line:
@@ -123,7 +125,8 @@ def _with_variant(line: Line, alike: Sequence[Line]) -> Line:
 
 
 def _arguments(line: Line) -> dict[str, str]:
-    given = next(iter(line.results.values())).run.arguments
+    run = next(iter(line.results.values())).run
+    given = {**run.arguments, **run.extent}
     folders = given.get("retrieval") not in (None, *RETRIEVALS)
     return {n: v for n, v in given.items() if n not in (*_HOW, *_SHOWN) or (n == "retrieval" and folders)}
 

@@ -29,14 +29,14 @@ def older_runs(older: Sequence[Evaluation]) -> list[str]:
 
 def extent(run: Evaluation) -> str:
     """How many questions were asked of how many, and why not all."""
-    named = [f"--{name} {value:g}" for name, value in (("limit", run.limit), ("offset", run.offset)) if value]
+    named = [f"{name} {value}" for name, value in run.extent.items()]
     of_all = f" of {run.documents:,}" if is_partial(run) else ""
     return f"{run.questions:,}{of_all} questions" + (f" ({', '.join(named)})" if named else "")
 
 
 def is_partial(run: Evaluation) -> bool:
     """Whether fewer questions were asked than the task has."""
-    return run.questions < run.documents or bool(run.limit or run.offset)
+    return run.questions < run.documents or bool(run.extent)
 
 
 def _run(run: Evaluation) -> str:

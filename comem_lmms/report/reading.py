@@ -50,6 +50,12 @@ class Evaluation:
     version: str
     data: str
 
+    @property
+    def extent(self) -> dict[str, str]:
+        """The options of the command line that leave questions out."""
+        given = (("--limit", self.limit), ("--offset", self.offset))
+        return {name: f"{value:g}" for name, value in given if value}
+
 
 @dataclass(frozen=True)
 class Answers:
