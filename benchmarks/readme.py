@@ -1,9 +1,9 @@
-"""Writes the table of the README from measured results.
+"""Writes the tables of the README and of docs/report.md from measured results.
 
     make demo && python benchmarks/readme.py results/microseek
 
-copies ``summary.json`` to ``benchmarks/results/microseek.json`` and puts its table between the markers in README.md.
-Without a folder it only renders the committed results again.
+copies ``summary.json`` and the main table to ``benchmarks/results/microseek.json``, and puts them between the markers
+in README.md and docs/report.md. Without a folder it only renders the committed results again.
 """
 
 import json
@@ -13,11 +13,12 @@ from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 
-from comem_lmms.report import Row, render
+from comem_lmms.report import Row, build, render, write
 
 ROOT = Path(__file__).parents[1]
 MEASURED = ROOT / "benchmarks/results/microseek.json"
 START, END = "<!-- microseek: written by benchmarks/readme.py -->", "<!-- end -->"
+REPORT = "<!-- report: written by benchmarks/readme.py -->"
 LIBRARIES = ("lmms-eval", "torch", "transformers", "peft", "open_clip_torch", "faiss-cpu")
 
 
@@ -29,6 +30,11 @@ def block() -> str:
     return f"{START}\n{render([Row(**row) for row in measured['rows']])}\n\n{note}\n{END}"
 
 
+def report_block() -> str:
+    """The part of docs/report.md between the markers."""
+    return f"{REPORT}\n{json.loads(MEASURED.read_text())['main']}\n{END}"
+
+
 def collect(folder: Path) -> None:
     """Takes over what `make demo` left."""
     measured = {
@@ -36,6 +42,7 @@ def collect(folder: Path) -> None:
         "machine": f"CPU ({platform.machine()}), Python {platform.python_version()}",
         "versions": {name: version(name) for name in LIBRARIES},
         "rows": json.loads((folder / "summary.json").read_text()),
+        "main": write(build(folder, baseline="baseline"), "md"),
     }
     MEASURED.write_text(json.dumps(measured, indent=1) + "\n")
 
@@ -43,11 +50,14 @@ def collect(folder: Path) -> None:
 def main() -> None:
     if len(sys.argv) > 1:
         collect(Path(sys.argv[1]))
-    readme = ROOT / "README.md"
-    text = readme.read_text()
-    before, rest = text.split(START)
-    after = rest.split(END)[1]
-    readme.write_text(before + block() + after)
+    put(ROOT / "README.md", START, block())
+    put(ROOT / "docs/report.md", REPORT, report_block())
+
+
+def put(path: Path, start: str, text: str) -> None:
+    """Replaces what is between the markers."""
+    before, rest = path.read_text().split(start)
+    path.write_text(before + text + rest.split(END, 1)[1])
 
 
 if __name__ == "__main__":

@@ -75,12 +75,17 @@ def test_retrieval(rows):
     assert rows["comem", "wrong"].recall_at_k == 0
 
 
-def test_readme_table_is_the_measured_one(rows):
+def test_the_tables_of_readme_and_docs_are_the_measured_ones(rows):
     spec = util.spec_from_file_location("readme", ROOT / "benchmarks/readme.py")
     readme = util.module_from_spec(spec)
     spec.loader.exec_module(readme)
     assert readme.block() in (ROOT / "README.md").read_text()
+    assert readme.report_block() in (ROOT / "docs/report.md").read_text()
     measured = {(row["method"], row["retrieval"]): row for row in json.loads(readme.MEASURED.read_text())["rows"]}
+    main = json.loads(readme.MEASURED.read_text())["main"].splitlines()
+    for row, line in zip(measured.values(), main[2:8], strict=True):
+        assert f"| {row['method']} " in line
+        assert f"{row['accuracy']:.1f} ± {row['stderr']:.1f}" in line
     for key, row in rows.items():
         # Another machine's arithmetic may turn single answers; times are its own.
         assert row.accuracy == pytest.approx(measured[key]["accuracy"], abs=1.5)
