@@ -10,7 +10,7 @@ from results import MODEL, ones, usage, write_run
 
 from comem_lmms.cli import main
 from comem_lmms.errors import UserError
-from comem_lmms.report import build, load_paper, statistics
+from comem_lmms.report import build, load_paper, statistics, write
 from comem_lmms.report.leaderboard import ask_different_questions
 from comem_lmms.scoring import infoseek, oven
 
@@ -204,6 +204,17 @@ def test_results_that_are_no_means_are_compared_too(tmp_path):
         assert (cell.best, found["baseline"][task].best) == (True, False)
 
 
+def test_a_metric_that_is_no_fraction_is_stated_as_it_is(tmp_path):
+    for method, more in (("baseline", 0), ("comem", 20)):
+        points = {"mme": [100.0 + more] * 9, "okvqa": ones(1 + more // 20, 10), "viquae": ones(5, 10)}
+        write_run(tmp_path / method, points, method)
+    table = build(tmp_path, baseline="baseline")
+    found = results(table)["comem"]
+    assert (found["mme"].value, found["mme"].difference[:3]) == (120, (20, 20, 20))
+    assert found["average"].value == 35
+    assert "not in percent: mme" in write(table, "md")
+
+
 def test_a_metric_whose_items_do_not_give_its_value_is_not_tested(tmp_path):
     for method, value in (("baseline", 0.2), ("comem", 0.9)):
         write_run(tmp_path / method, {"foreign": {"official": (value, ones(5, 10))}}, method)
@@ -225,9 +236,10 @@ def test_parts_that_a_result_is_made_of_are_told_from_others(tmp_path):
 
 
 def test_columns_are_in_the_papers_order(tmp_path):
-    tasks = ["zoo", "cvqa", "viquae", "aokvqa_da", "okvqa", "mrag_bench", "oven_query", "infoseek_es", "another"]
-    write_run(tmp_path, {task: ones(1, 3) for task in tasks})
-    assert [column.task for column in build(tmp_path).columns[1:]] == [*reversed(tasks[1:-1]), "another", "zoo"]
+    infoseek = ["infoseek_unseen_question", "infoseek_unseen_entity"]
+    tasks = [*infoseek, "oven_query", "oven_entity", "mrag_bench", "okvqa", "aokvqa_da", "viquae", "cvqa", "a", "z"]
+    write_run(tmp_path, {task: ones(1, 3) for task in reversed(tasks)})
+    assert [column.task for column in build(tmp_path).columns[1:]] == tasks
 
 
 def test_the_newest_run_wins_and_older_ones_are_listed(tmp_path):

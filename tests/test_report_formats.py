@@ -18,6 +18,7 @@ from comem_lmms.cli import main
 from comem_lmms.cli.results import FORMATS as OF_COMMAND
 from comem_lmms.report import FORMATS, build, load_paper, write
 from comem_lmms.report.export import SCHEMA
+from comem_lmms.report.latex import PACKAGES
 
 HOSTILE = r"""a|b\c_d_ *e* `f` <script>alert(1)</script> & "g' $h$ #i {j} ~k ^l %m ]( https://x &lt; \| \n ±’ 中"""
 
@@ -136,12 +137,12 @@ def test_latex_compiles(table, model, tmp_path):
     engine = shutil.which("pdflatex") or shutil.which("tectonic")
     if engine is None:
         pytest.skip("neither pdflatex nor tectonic is installed")
-    packages = "".join(rf"\usepackage{package}" for package in ("[T1]{fontenc}", "{booktabs}"))
-    document = rf"\documentclass{{article}}{packages}\begin{{document}}" + "\n" + tex + "\n" + r"\end{document}"
+    document = rf"\documentclass{{article}}{PACKAGES}\begin{{document}}" + "\n" + tex + "\n" + r"\end{document}"
     (tmp_path / "table.tex").write_text(document, encoding="utf-8")
     more = ["-interaction=nonstopmode", "-halt-on-error"] if "pdflatex" in engine else []
     done = subprocess.run([engine, *more, "table.tex"], cwd=tmp_path, capture_output=True, text=True, errors="replace")
     assert done.returncode == 0, done.stdout[-3000:]
+    assert "Overfull" not in done.stdout
     assert (tmp_path / "table.pdf").stat().st_size > 1000
 
 

@@ -18,12 +18,12 @@ FIELDS = (
 
 
 def as_json(table: Table) -> str:
-    """Everything the table knows, as ``schema.json`` says; numbers are in percent."""
+    """Everything the table knows, as ``schema.json`` says."""
     return json.dumps(content(table), indent=1, ensure_ascii=False)
 
 
 def as_csv(table: Table) -> str:
-    """A line for each result; numbers are in percent."""
+    """A line for each result; numbers are in percent where the metric is a fraction."""
     text = io.StringIO()
     writer = csv.DictWriter(text, FIELDS, lineterminator="\n")
     writer.writeheader()
@@ -44,6 +44,7 @@ def content(table: Table) -> dict[str, Any]:
                 "split": column.split,
                 "metric": column.metric,
                 "lower_is_better": column.lower_is_better,
+                "is_percent": column.scale == 100,
                 "notes": list(column.marks),
             }
             for column in table.columns

@@ -4,6 +4,7 @@ from comem_lmms.report import markdown
 from comem_lmms.report.leaderboard import Cell, Table
 from comem_lmms.report.markdown import COSTS, HEAD, cost_cells, has_paper, labels, shown
 
+PACKAGES = r"\usepackage[T1]{fontenc}\usepackage{booktabs,graphicx}"
 _SPECIAL = {
     "\\": r"\textbackslash{}",
     "{": r"\{",
@@ -22,7 +23,7 @@ _SPECIAL = {
 
 
 def latex(table: Table, splits: bool = False) -> str:
-    """Two table environments; needs ``\\usepackage[T1]{fontenc}`` and ``\\usepackage{booktabs}``."""
+    """Two table environments, for a document with `PACKAGES`."""
     columns = shown(table, splits)
     head = [*HEAD]
     for place, column in columns:
@@ -39,13 +40,13 @@ def latex(table: Table, splits: bool = False) -> str:
                 below.append("")
         lines += [line, *([below] if any(below) else [])]
     notes = [f"{_sup((mark,))} {escape(note)}" for mark, note in table.notes.items()]
-    notes = [escape(markdown.caption(table)), *notes, *map(escape, table.remarks)]
+    notes += map(escape, table.remarks)
     costs = [[*map(escape, names), *cost_cells(cost)] for names, cost in zip(labels(table), table.costs, strict=True)]
     return "\n\n".join(
         [
-            "% needs \\usepackage[T1]{fontenc} and \\usepackage{booktabs}",
-            _environment(head, lines, notes),
-            _environment([*HEAD, *COSTS], costs, ["Costs of a question."]),
+            rf"% needs {PACKAGES}",
+            _environment(escape(markdown.caption(table)), head, lines, notes),
+            _environment("Costs of a question.", [*HEAD, *COSTS], costs, []),
         ]
     )
 
@@ -59,20 +60,23 @@ def _is_latin(character: str) -> bool:
     return ord(character) < 0x100 and character.isprintable()
 
 
-def _environment(head: list[str], lines: list[list[str]], notes: list[str]) -> str:
+def _environment(caption: str, head: list[str], lines: list[list[str]], notes: list[str]) -> str:
     rows = [" & ".join(line) + r" \\" for line in lines]
     return "\n".join(
         [
             r"\begin{table}",
             r"\centering\small",
+            rf"\caption{{{caption}}}",
+            # Not wider than the text, and never enlarged.
+            r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
             rf"\begin{{tabular}}{{{'l' * len(HEAD)}{'r' * (len(head) - len(HEAD))}}}",
             r"\toprule",
             " & ".join(head) + r" \\",
             r"\midrule",
             *rows,
             r"\bottomrule",
-            r"\end{tabular}",
-            rf"\par\smallskip\footnotesize {' '.join(notes)}",
+            r"\end{tabular}}",
+            *([rf"\par\smallskip\footnotesize {' '.join(notes)}"] if notes else []),
             r"\end{table}",
         ]
     )

@@ -6,7 +6,7 @@ and with it all that are not significantly worse after Holm's correction over th
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from comem_lmms.errors import UserError
 from comem_lmms.report.comparable import compare_runs
@@ -22,7 +22,7 @@ FAMILIES = ("infoseek", "oven", "mrag", "okvqa", "aokvqa", "viquae", "cvqa")  # 
 SIGNIFICANT = 0.05
 NOTHING = Estimate(None, None)
 AVERAGE = "average"
-# Tasks of one family ask the same questions unless they are named as parts of it.
+# Tasks of one family ask the same questions unless they are named as parts of it. The first that fits is the part.
 _PARTS = ("_unseen_question", "_unseen_entity", "_query", "_entity")
 
 
@@ -35,6 +35,7 @@ class Column(NamedTuple):
         is_made_of: whether the task's result is made of this part's, or this is a whole task.
         lower_is_better: whether less is better.
         marks: of notes on all results in it.
+        scale: what a value of lmms-eval is multiplied by, 100 for percent and 1 for a metric that is no fraction.
     """
 
     task: str
@@ -43,6 +44,7 @@ class Column(NamedTuple):
     is_made_of: bool = True
     lower_is_better: bool = False
     marks: tuple[str, ...] = ()
+    scale: int = 100
 
     @property
     def name(self) -> str:
@@ -51,7 +53,7 @@ class Column(NamedTuple):
 
 
 class Distance(NamedTuple):
-    """How far a result is from the baseline's, in percent; ``p`` is not corrected. Without answers, only the value."""
+    """How far a result is from the baseline's; ``p`` is not corrected. Without answers there is only the value."""
 
     value: float
     low: float | None = None
@@ -61,7 +63,7 @@ class Distance(NamedTuple):
 
 @dataclass
 class Cell:
-    """A result in percent.
+    """A result in percent, or as it is in a column that is not in percent.
 
     Attributes:
         value, stderr: None where there is none.
@@ -151,9 +153,14 @@ def _columns(runs: Sequence[Evaluation], metric: str | None) -> list[Column]:
     return columns
 
 
-def _place(task: str) -> tuple[int, str]:
-    family = task.partition("_")[0]
-    return (FAMILIES.index(family) if family in FAMILIES else len(FAMILIES)), task
+def _place(task: str) -> tuple[Any, ...]:
+    family, part = task.partition("_")[0], _part(task)
+    place = FAMILIES.index(family) if family in FAMILIES else len(FAMILIES)
+    return place, task.removesuffix(part), _PARTS.index(part) if part else -1
+
+
+def _part(task: str) -> str:
+    return next((part for part in _PARTS if task.endswith(part)), "")
 
 
 def _lines(found: Iterable[Mapping[str, Evaluation]], columns: Sequence[Column]) -> list[Line]:
@@ -181,9 +188,8 @@ class _Builder:
         self.marks: dict[str, str] = {}  # by note
         self.remarks: list[str] = []
         self.comparisons = {column.task: compare_runs(lines, column.task) for column in columns}
-        self.columns = [
-            column._replace(marks=tuple(map(self._mark, self.comparisons[column.task].shared))) for column in columns
-        ]
+        marks = {task: tuple(map(self._mark, found.shared)) for task, found in self.comparisons.items()}
+        self.columns = [column._replace(marks=marks[column.task], scale=_scale(lines, column)) for column in columns]
         self.samples = {column.name: [self._sample(line, column) for line in lines] for column in columns}
 
     def table(self, older: Sequence[Evaluation]) -> Table:
@@ -227,15 +233,15 @@ class _Builder:
         for place, line in enumerate(self.lines):
             scored = _score(line.results[column.task].run, column) if column.task in line.results else NOTHING
             notes = comparison.notes.get(place, []) if scored.value is not None else []
-            cell = _cell(scored, [self._mark(note) for note in notes])
+            cell = _cell(scored, column.scale, [self._mark(note) for note in notes])
             cell.paper = self._stated(line, column)
             cells.append(cell)
-        self._judge(cells, self.samples[column.name], comparison.others, column.lower_is_better)
+        self._judge(cells, self.samples[column.name], comparison.others, column)
         return cells
 
     def _average(self, cells: Mapping[Column, list[Cell]]) -> tuple[Column, list[Cell]] | None:
         """Over the tasks that all lines have, without lines that were asked other documents than most."""
-        wholes = {column: of_lines for column, of_lines in cells.items() if not column.split}
+        wholes = {column: of_lines for column, of_lines in cells.items() if not column.split and column.scale == 100}
         others = set().union(*(comparison.others for comparison in self.comparisons.values()))
         able = [place for place in range(len(self.lines)) if place not in others]
         shared = [
@@ -255,14 +261,14 @@ class _Builder:
         samples = [self._whole(place, shared) if independent else None for place in range(len(self.lines))]
         for place in others:
             averages[place], samples[place] = Cell(), None
-        lower = any(column.lower_is_better for column in shared)
-        self._judge(averages, samples, others, lower)
-        return Column(AVERAGE, "", lower_is_better=lower), averages
+        column = Column(AVERAGE, "", lower_is_better=any(column.lower_is_better for column in shared))
+        self._judge(averages, samples, others, column)
+        return column, averages
 
     def _mean(self, line: Line, shared: Sequence[Column], independent: bool) -> Cell:
         runs = [(line.results[column.task].run, column) for column in shared if column.task in line.results]
         found = macro_estimate([_score(run, column) for run, column in runs])
-        cell = _cell(found if independent else found._replace(stderr=None), [])
+        cell = _cell(found if independent else found._replace(stderr=None))
         stated = [number for column in shared if (number := self._stated(line, column)) is not None]
         cell.paper = sum(stated) / len(stated) if len(stated) == len(shared) else None
         return cell
@@ -277,15 +283,16 @@ class _Builder:
             return None
         return self.paper.value(line.method, line.model, column.task, column.split)
 
-    def _judge(self, cells: list[Cell], samples: list[Sample | None], others: set[int], lower_is_better: bool) -> None:
+    def _judge(self, cells: list[Cell], samples: list[Sample | None], others: set[int], column: Column) -> None:
         """Says what is best and how far all are from the baseline; lines on other documents take no part."""
         able = [p for p, cell in enumerate(cells) if cell.value is not None and p not in others]
-        for place in _best([p for p in able if not self.lines[p].is_control], cells, samples, lower_is_better):
+        ranked = [place for place in able if not self.lines[place].is_control]
+        for place in _best(ranked, cells, samples, column.lower_is_better):
             cells[place].best = True
         for place in able:
             base = self._base_of(place)
             if base in able and base != place:
-                cells[place].difference = _difference(place, base, cells, samples)
+                cells[place].difference = _difference(place, base, cells, samples, column.scale)
 
     def _base_of(self, place: int) -> int | None:
         model = self.lines[place].model
@@ -311,8 +318,7 @@ def ask_different_questions(tasks: Sequence[str]) -> bool:
 def _are_parts(tasks: Sequence[str]) -> bool:
     if tasks[0].startswith("cvqa_"):
         return not {"cvqa", "cvqa_all"} & set(tasks)
-    # "_unseen_entity" stands before "_entity", so the longer end is taken.
-    wholes = {task.removesuffix(next((part for part in _PARTS if task.endswith(part)), "")) for task in tasks}
+    wholes = {task.removesuffix(_part(task)) for task in tasks}
     return len(wholes) == 1 and not wholes & set(tasks) and all(task.endswith(_PARTS) for task in tasks)
 
 
@@ -320,9 +326,15 @@ def _score(run: Evaluation, column: Column) -> Estimate:
     return run.scores.get(column.metric, NOTHING)
 
 
-def _cell(scored: Estimate, marks: list[str]) -> Cell:
-    value, stderr = (None if number is None else 100 * number for number in scored)
-    return Cell(value, stderr, marks=marks)
+def _scale(lines: Sequence[Line], column: Column) -> int:
+    """Fractions become percent; a metric with a value beyond 1, as others' tasks have, is no fraction."""
+    runs = [line.results[column.task].run for line in lines if column.task in line.results]
+    return 1 if any(abs(_score(run, column).value or 0) > 1 for run in runs) else 100
+
+
+def _cell(scored: Estimate, scale: int = 100, marks: Sequence[str] = ()) -> Cell:
+    value, stderr = (None if number is None else scale * number for number in scored)
+    return Cell(value, stderr, marks=list(marks))
 
 
 def _best(places: list[int], cells: list[Cell], samples: list[Sample | None], lower_is_better: bool) -> set[int]:
@@ -339,9 +351,9 @@ def _best(places: list[int], cells: list[Cell], samples: list[Sample | None], lo
     return {top, *equal, *(place for place, p in adjusted.items() if p >= SIGNIFICANT)}
 
 
-def _difference(place: int, base: int, cells: list[Cell], samples: list[Sample | None]) -> Distance | None:
+def _difference(place: int, base: int, cells: list[Cell], samples: list[Sample | None], scale: int) -> Distance | None:
     if found := _compare(samples[place], samples[base]):
-        return Distance(100 * found.value, 100 * found.low, 100 * found.high, found.p)
+        return Distance(scale * found.value, scale * found.low, scale * found.high, found.p)
     one, other = cells[place].value, cells[base].value
     return None if one is None or other is None else Distance(one - other)
 

@@ -91,6 +91,8 @@ def caption(table: Table) -> str:
         f"Percent by {metrics}, ± standard error.",
         "Bold: the best, and all that are not significantly worse (paired tests, Holm, 5 %); controls take no part.",
     ]
+    if others := [column.name for column in table.columns if column.scale != 100]:
+        told.append(f"No fractions, so not in percent: {', '.join(others)}.")
     if table.baseline:
         told.append(f"Signed: difference to {table.baseline} with the same model, 95 % interval.")
     if table.paper:

@@ -21,7 +21,7 @@ class Evaluation:
         path: the result file; its name begins with ``date``, as year, month, day and time of day.
         method, arguments: what ``--model`` and ``--model_args`` were.
         model: the name that lmms-eval finds in the arguments.
-        metrics: as the task lists them, the first being its main one.
+        metrics: as the task lists them, or as its results have them; the first is its main one.
         scores: value and standard error of every metric, as lmms-eval states them; mostly fractions.
         lower_is_better: the metrics of which less is better.
         questions, documents: how many were asked, and how many the task has.
@@ -180,6 +180,7 @@ def _evaluation(path: Path, run: Mapping[str, Any], task: str) -> Evaluation:
     own = {name: value for name, value in prompts.items() if not isinstance(value, dict)}
     generation = json.dumps(config.get("generation_kwargs") or {}, sort_keys=True, default=str)
     better = run.get("higher_is_better", {}).get(task, {})
+    scores = _scores(run["results"][task])
     version = str(run.get("lmms_eval_version") or "").partition("@")[0]  # behind it stands a commit
     return Evaluation(
         path=path,
@@ -188,8 +189,8 @@ def _evaluation(path: Path, run: Mapping[str, Any], task: str) -> Evaluation:
         method=str(settings["model"]),
         arguments=arguments(settings.get("model_args") or ""),
         model=str(run.get("model_name") or ""),
-        metrics=[entry["metric"] for entry in config.get("metric_list") or ()],
-        scores=_scores(run["results"][task]),
+        metrics=[entry["metric"] for entry in config.get("metric_list") or ()] or list(scores),
+        scores=scores,
         lower_is_better=frozenset(metric for metric, higher in better.items() if higher is False),
         questions=counts["effective"],
         documents=counts["original"],
