@@ -11,7 +11,7 @@ from results import MODEL, ones, usage, write_run
 from comem_lmms.cli import main
 from comem_lmms.errors import UserError
 from comem_lmms.report import build, load_paper, statistics, write
-from comem_lmms.report.leaderboard import ask_different_questions
+from comem_lmms.report.columns import ask_different_questions
 from comem_lmms.scoring import infoseek, oven
 
 SPEC = Path(__file__).parents[2] / "shared/spec/paper_results.json"
@@ -308,6 +308,7 @@ def test_a_run_on_a_few_questions_replaces_none_and_takes_no_average(tmp_path):
     assert [line.name for line in table.lines] == ["baseline", "comem", "comem --limit=4"]
     assert [cells[0].value for cells in table.cells] == [50, 50, None]
     assert table.older == []
+    assert [cost.asked for cost in table.costs] == [150, 150, 4]
 
 
 def test_other_questions_of_the_same_number_are_noticed(tmp_path):

@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from comem_lmms.report.leaderboard import Cell, Column, Table
+from comem_lmms.report.columns import Column
+from comem_lmms.report.leaderboard import Cell, Table
 from comem_lmms.report.lines import Line
 from comem_lmms.report.reading import Evaluation
 

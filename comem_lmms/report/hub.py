@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator, Sequence
 
-from comem_lmms.report.leaderboard import AVERAGE, Cell, Column, Table
+from comem_lmms.report.columns import AVERAGE, Column
+from comem_lmms.report.leaderboard import Cell, Table
 from comem_lmms.report.lines import Line
 
 TASK = "visual-question-answering"  # by the Hub's list of tasks

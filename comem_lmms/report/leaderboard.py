@@ -6,9 +6,10 @@ and with it all that are not significantly worse after Holm's correction over th
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from comem_lmms.errors import UserError
+from comem_lmms.report.columns import AVERAGE, Column, ask_different_questions, columns_of
 from comem_lmms.report.comparable import compare_runs
 from comem_lmms.report.costs import Cost, cost
 from comem_lmms.report.lines import Line, Result, name_lines, newest
@@ -18,38 +19,8 @@ from comem_lmms.report.scored import sample_of
 from comem_lmms.report.statistics import Difference, Sample, average, compare, holm
 from comem_lmms.scoring.aggregate import Estimate, macro_estimate
 
-FAMILIES = ("infoseek", "oven", "mrag", "okvqa", "aokvqa", "viquae", "cvqa")  # in the paper's order
 SIGNIFICANT = 0.05
 NOTHING = Estimate(None, None)
-AVERAGE = "average"
-# Tasks of one family ask the same questions unless they are named as parts of it. The first that fits is the part.
-_PARTS = ("_unseen_question", "_unseen_entity", "_query", "_entity")
-
-
-class Column(NamedTuple):
-    """A task, or a part of it; the average has the task "average".
-
-    Attributes:
-        task, metric: as lmms-eval calls them.
-        split: the rest of the metric's name, empty for the whole task.
-        is_made_of: whether the task's result is made of this part's, or this is a whole task.
-        lower_is_better: whether less is better.
-        marks: of notes on all results in it.
-        scale: what a value of lmms-eval is multiplied by, 100 for percent and 1 for a metric that is no fraction.
-    """
-
-    task: str
-    metric: str
-    split: str = ""
-    is_made_of: bool = True
-    lower_is_better: bool = False
-    marks: tuple[str, ...] = ()
-    scale: int = 100
-
-    @property
-    def name(self) -> str:
-        """What stands above it."""
-        return f"{self.task} {self.split}".strip()
 
 
 class Distance(NamedTuple):
@@ -121,7 +92,7 @@ def build(
     """
     found, older = newest(run for path in result_files(folders) for run in evaluations(path))
     runs = [run for of_tasks in found.values() for run in of_tasks.values()]
-    columns = _columns(runs, metric)
+    columns = columns_of(runs, metric)
     if not columns:
         known = sorted({name for run in runs for name in run.scores})
         raise UserError(f"no task of these results has the metric {metric!r}; there are {', '.join(known)}")
@@ -130,37 +101,6 @@ def build(
         methods = ", ".join(dict.fromkeys(line.method for line in lines))
         raise UserError(f"--baseline {baseline} is no method of these results; there are {methods}")
     return _Builder(lines, columns, baseline, paper).table(older)
-
-
-def _columns(runs: Sequence[Evaluation], metric: str | None) -> list[Column]:
-    """The tasks that have the metric, each followed by its parts, in the order of the task."""
-    by_task: dict[str, Evaluation] = {}
-    for run in runs:
-        if run.metrics and (metric or run.metrics[0]) in run.scores:
-            by_task.setdefault(run.task, run)
-    columns = []
-    for task in sorted(by_task, key=_place):
-        run = by_task[task]
-        main = metric or run.metrics[0]
-        is_combined = f"{main}_stderr" in run.metrics  # how ours state the error of what is no mean
-        lower = main in run.lower_is_better
-        parts = [name for name in run.metrics if name.startswith(f"{main}_") and not name.endswith("_stderr")]
-        direct = [name for name in parts if not any(name.startswith(f"{other}_") for other in parts)]
-        columns.append(Column(task, main, lower_is_better=lower))
-        columns += [
-            Column(task, name, name.removeprefix(f"{main}_"), is_combined and name in direct, lower) for name in parts
-        ]
-    return columns
-
-
-def _place(task: str) -> tuple[Any, ...]:
-    family, part = task.partition("_")[0], _part(task)
-    place = FAMILIES.index(family) if family in FAMILIES else len(FAMILIES)
-    return place, task.removesuffix(part), _PARTS.index(part) if part else -1
-
-
-def _part(task: str) -> str:
-    return next((part for part in _PARTS if task.endswith(part)), "")
 
 
 def _lines(found: Iterable[Mapping[str, Evaluation]], columns: Sequence[Column]) -> list[Line]:
@@ -188,6 +128,7 @@ class _Builder:
         self.marks: dict[str, str] = {}  # by note
         self.remarks: list[str] = []
         self.comparisons = {column.task: compare_runs(lines, column.task) for column in columns}
+        self.others = {place for found in self.comparisons.values() for place in found.others}
         marks = {task: tuple(map(self._mark, found.shared)) for task, found in self.comparisons.items()}
         self.columns = [column._replace(marks=marks[column.task], scale=_scale(lines, column)) for column in columns]
         self.samples = {column.name: [self._sample(line, column) for line in lines] for column in columns}
@@ -242,8 +183,7 @@ class _Builder:
     def _average(self, cells: Mapping[Column, list[Cell]]) -> tuple[Column, list[Cell]] | None:
         """Over the tasks that all lines have, without lines that were asked other documents than most."""
         wholes = {column: of_lines for column, of_lines in cells.items() if not column.split and column.scale == 100}
-        others = set().union(*(comparison.others for comparison in self.comparisons.values()))
-        able = [place for place in range(len(self.lines)) if place not in others]
+        able = [place for place in range(len(self.lines)) if place not in self.others]
         shared = [
             column for column, of_lines in wholes.items() if all(of_lines[place].value is not None for place in able)
         ]
@@ -259,10 +199,10 @@ class _Builder:
             self.remarks.append("The average has no standard error: some of these tasks ask the same questions.")
         averages = [self._mean(line, shared, independent) for line in self.lines]
         samples = [self._whole(place, shared) if independent else None for place in range(len(self.lines))]
-        for place in others:
+        for place in self.others:
             averages[place], samples[place] = Cell(), None
         column = Column(AVERAGE, "", lower_is_better=any(column.lower_is_better for column in shared))
-        self._judge(averages, samples, others, column)
+        self._judge(averages, samples, self.others, column)
         return column, averages
 
     def _mean(self, line: Line, shared: Sequence[Column], independent: bool) -> Cell:
@@ -300,26 +240,14 @@ class _Builder:
         return next(fits, None)
 
     def _costs(self) -> list[Cost]:
-        tasks = [task for task in self.comparisons if all(task in line.results for line in self.lines)]
+        usual = [line for place, line in enumerate(self.lines) if place not in self.others]
+        tasks = [task for task in self.comparisons if all(task in line.results for line in usual)]
         if not tasks:
             self.remarks.append("Costs are of different benchmarks: none is shared by all lines.")
-        answers = [[line.results[task].answers for task in tasks or line.results] for line in self.lines]
+        answers = [
+            [r.answers for task, r in line.results.items() if task in (tasks or line.results)] for line in self.lines
+        ]
         return [cost([usage for answer in of_tasks for usage in answer.usages]) for of_tasks in answers]
-
-
-def ask_different_questions(tasks: Sequence[str]) -> bool:
-    """Whether no two of the tasks ask the same questions, as translations of each other do. By our tasks' names."""
-    families: dict[str, list[str]] = {}
-    for task in tasks:
-        families.setdefault(task.partition("_")[0], []).append(task)
-    return all(len(members) == 1 or _are_parts(members) for members in families.values())
-
-
-def _are_parts(tasks: Sequence[str]) -> bool:
-    if tasks[0].startswith("cvqa_"):
-        return not {"cvqa", "cvqa_all"} & set(tasks)
-    wholes = {task.removesuffix(_part(task)) for task in tasks}
-    return len(wholes) == 1 and not wholes & set(tasks) and all(task.endswith(_PARTS) for task in tasks)
 
 
 def _score(run: Evaluation, column: Column) -> Estimate:

@@ -3,8 +3,9 @@
 import re
 from collections.abc import Sequence
 
+from comem_lmms.report.columns import Column
 from comem_lmms.report.costs import Cost
-from comem_lmms.report.leaderboard import Cell, Column, Table
+from comem_lmms.report.leaderboard import Cell, Table
 from comem_lmms.report.provenance import older_runs, provenance
 from comem_lmms.report.table import aligned, number
 
