@@ -1,10 +1,10 @@
-"""Writes tables of MicroSeek from measured results: that of the README, and that of another seed in docs/microseek.md.
+"""Writes tables of MicroSeek from measured results into README.md, docs/report.md and docs/microseek.md.
 
     make demo && python benchmarks/readme.py results/microseek
     make micro SEED=2 && python benchmarks/readme.py results/micro-2 another-seed
 
-copy ``summary.json`` to ``benchmarks/results/`` and put its table between the markers of the document. Without a
-folder the committed results are only rendered again.
+copy ``summary.json`` and the main table to ``benchmarks/results/`` and put the tables between the markers of the
+documents. Without a folder the committed results are only rendered again.
 """
 
 import argparse
@@ -14,9 +14,9 @@ import platform
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from comem_lmms.report import Row, render
+from comem_lmms.report import Row, build, render, write
 
 ROOT = Path(__file__).parents[1]
 END = "<!-- end -->"
@@ -29,26 +29,35 @@ class Table(NamedTuple):
     measured: Path
     document: Path
     command: str
+    name: str  # of its marker
+    main: bool = False  # the table of several tasks, in place of that of one
 
     @property
     def start(self) -> str:
         """The marker in front of it."""
-        return f"<!-- {self.measured.stem}: written by benchmarks/readme.py -->"
+        return f"<!-- {self.name}: written by benchmarks/readme.py -->"
+
+    def record(self) -> dict[str, Any]:
+        """What was measured."""
+        return json.loads(self.measured.read_text())
 
     def block(self) -> str:
         """The part of the document from marker to marker."""
-        measured = json.loads(self.measured.read_text())
+        measured = self.record()
+        if self.main:
+            return f"{self.start}\n{measured['main']}\n{END}"
         libraries = ", ".join(f"{name} {number}" for name, number in measured["versions"].items())
         note = f"Measured by `{self.command}` on {measured['date']}, {measured['machine']}; {libraries}."
         return f"{self.start}\n{render([Row(**row) for row in measured['rows']])}\n\n{note}\n{END}"
 
     def collect(self, folder: Path) -> None:
-        """Takes over the summary that the command left."""
+        """Takes over what the command left."""
         measured = {
             "date": date.today().isoformat(),
             "machine": f"{os.cpu_count()} CPU cores ({platform.machine()}), Python {platform.python_version()}",
             "versions": {name: version(name) for name in LIBRARIES},
             "rows": json.loads((folder / "summary.json").read_text()),
+            "main": write(build(folder, baseline="baseline"), "md"),
         }
         self.measured.write_text(json.dumps(measured, indent=1) + "\n")
 
@@ -58,21 +67,22 @@ class Table(NamedTuple):
         self.document.write_text(before + self.block() + rest.split(END, 1)[1])
 
 
-RESULTS = ROOT / "benchmarks/results"
-TABLES = {
-    "microseek": Table(RESULTS / "microseek.json", ROOT / "README.md", "make demo"),
-    "another-seed": Table(RESULTS / "another-seed.json", ROOT / "docs/microseek.md", "make micro SEED=2"),
-}
+SHIPPED, OTHER = (ROOT / f"benchmarks/results/{name}.json" for name in ("microseek", "another-seed"))
+TABLES = (
+    Table(SHIPPED, ROOT / "README.md", "make demo", "microseek"),
+    Table(SHIPPED, ROOT / "docs/report.md", "make demo", "report", main=True),
+    Table(OTHER, ROOT / "docs/microseek.md", "make micro SEED=2", "another-seed"),
+)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, nargs="?")
-    parser.add_argument("table", choices=TABLES, nargs="?", default="microseek")
+    parser.add_argument("table", choices=("microseek", "another-seed"), nargs="?", default="microseek")
     args = parser.parse_args()
     if args.folder:
-        TABLES[args.table].collect(args.folder)
-    for table in TABLES.values():
+        next(table for table in TABLES if table.name == args.table).collect(args.folder)
+    for table in TABLES:
         table.write()
 
 

@@ -10,7 +10,7 @@ from lmms_eval.api.instance import Instance
 from lmms_eval.caching.response_cache import ResponseCache
 from loguru import logger
 
-from comem_lmms import micro
+from comem_lmms import __version__, micro
 from comem_lmms.errors import UserError
 from comem_lmms.knowledge import KnowledgeBase
 from comem_lmms.models import caching
@@ -46,6 +46,8 @@ def test_what_an_answer_cost_is_logged():
     assert usage["output_tokens"] >= 1
     assert set(usage["seconds"]) == {"retrieve", "encode", "answer"}
     assert set(usage["fingerprints"]) == {"knowledge", "retrieval", "vlm", "memory_encoder", "compat"}
+    libraries = ("torch", "transformers", "peft")
+    assert usage["versions"] == {"comem-lmms": __version__, **{name: version(name) for name in libraries}}
 
 
 def test_no_items_is_the_baseline():

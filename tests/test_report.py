@@ -92,16 +92,34 @@ def test_groups_come_first_with_their_tasks(tmp_path):
 
 def test_another_metric_can_be_shown(tmp_path, capsys):
     write_group(tmp_path)
-    assert main(["report", str(tmp_path), "--metric", "paper"]) == 0
-    lines = capsys.readouterr().out.splitlines()
+    lines = render(read_rows(tmp_path, "paper")).splitlines()
     shown = {
         line.split(",")[0]: lines[number + 4].split("|")[3].strip()
         for number, line in enumerate(lines)
         if "questions" in line
     }
     assert shown == {"both (one": "-", "one": "25.0", "other": "-", "two": "25.0"}
+    assert main(["report", str(tmp_path), "--metric", "paper", "--task", "two"]) == 0
+    assert "two, 2 questions, paper" in capsys.readouterr().out
     assert main(["report", str(tmp_path), "--metric", "papr"]) == 2
     assert "has the metric 'papr'; there are exact_match, official, paper" in capsys.readouterr().err
+    assert main(["report", str(tmp_path), "--task", "three"]) == 2
+    assert "--task three is not among these results; there are all, both, one, two, other" in capsys.readouterr().err
+
+
+def test_one_task_has_its_own_table_and_several_the_main_table(tmp_path, capsys):
+    write(tmp_path / "one", "20260101_000000", "comem", 0.5, samples=[USAGE])
+    assert main(["report", str(tmp_path / "one")]) == 0
+    assert capsys.readouterr().out.startswith("microseek, 2 questions, exact_match\n")
+    assert main(["report", str(tmp_path / "one"), "--format", "md"]) == 0
+    assert capsys.readouterr().out.startswith("| method | model | retrieval | microseek")
+    write(tmp_path / "two", "20260101_000000", "comem", 0.5, samples=[USAGE], task="other")
+    assert main(["report", str(tmp_path / "one"), str(tmp_path / "two")]) == 0
+    assert capsys.readouterr().out.startswith("| method | model | retrieval ")
+    assert main(["report", str(tmp_path), "--task", "other"]) == 0
+    assert capsys.readouterr().out.startswith("other, 2 questions, exact_match\n")
+    assert main(["report", str(tmp_path), "--task", "other", "--format", "csv"]) == 2
+    assert "--task is for the tables by task" in capsys.readouterr().err
 
 
 def test_what_is_not_known_is_a_dash(tmp_path):

@@ -27,6 +27,8 @@ from comem_lmms.linking import TitleIndex
 from comem_lmms.plugin import task_folder
 from comem_lmms.questions import ask
 from comem_lmms.report import read_rows
+from comem_lmms.report.reading import evaluations, read_answers
+from comem_lmms.report.scored import sample_of
 from comem_lmms.rescore import rescore
 from comem_lmms.runs.facts import declared, facts
 from comem_lmms.scoring.extraction import extract
@@ -295,6 +297,29 @@ def test_results_are_strict_json_with_any_limit(world, tmp_path, group, limit, s
     groups = ["comem_bench_english", "infoseek_multilingual"] if group == "comem_bench" else [group]
     assert sorted(shown) == groups
     assert shown[groups[-1]] == (score and pytest.approx(100 * score))
+
+
+def test_the_report_knows_what_every_result_is_made_of(world, tmp_path):
+    """So it can compare two methods by it; and where there is a standard error, it comes to the same."""
+    from lmms_eval.loggers import EvaluationTracker
+
+    tracker = EvaluationTracker(output_path=str(tmp_path))
+    results = run_scripted(half_right, "comem_bench", "infoseek", "oven", "cvqa_all", evaluation_tracker=tracker)
+    samples = results.pop("samples")
+    tracker.save_results_aggregated(results=results, samples=samples, datetime_str="now")
+    for task, logged in samples.items():
+        tracker.save_results_samples(task_name=task, samples=logged)
+    (path,) = tmp_path.rglob("*_results.json")
+    checked = set()
+    for run in evaluations(path):
+        answers = read_answers(path, run.task, run.scores)
+        for metric, (value, stderr) in run.scores.items():
+            if not metric.endswith("_stderr"):
+                found = sample_of(answers.items[metric], value)
+                assert found is not None, (run.task, metric)
+                assert stderr in (None, pytest.approx(found.stderr)), (run.task, metric)
+                checked.add(run.task)
+    assert {"infoseek", "infoseek_es", "oven", "oven_paper_query", "cvqa", "cvqa_all", "okvqa"} <= checked
 
 
 def test_a_limit_leaves_the_mean_over_the_subsets_that_were_asked(world):

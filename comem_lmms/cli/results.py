@@ -6,16 +6,30 @@ from typing import Any
 
 from comem_lmms.errors import UserError
 
+FORMATS = ("md", "tex", "csv", "html", "json", "hf")  # of comem_lmms.report, which imports numpy
+
 
 def add(commands: Any) -> None:
     """Adds the commands to the parser's."""
-    report = commands.add_parser("report", help="print the table of a folder of lmms-eval results")
-    report.add_argument("folder", type=Path, help="what --output_path was; searched with all folders below")
+    report = commands.add_parser("report", help="print tables of folders of lmms-eval results")
+    report.add_argument(
+        "folders",
+        type=Path,
+        nargs="+",
+        metavar="FOLDER",
+        help="what --output_path was; searched with all folders below",
+    )
+    report.add_argument("--task", metavar="NAME", help="the table of one task or group; the default if there is one")
+    report.add_argument("--format", choices=FORMATS, help="of the main table: all methods by all benchmarks")
+    report.add_argument("--baseline", metavar="METHOD", help="adds the differences to this method to the main table")
+    report.add_argument("--paper", action="store_true", help="adds the paper's numbers, by the metric they are of")
+    report.add_argument("--splits", action="store_true", help="adds all parts of benchmarks to the main table")
+    report.add_argument("--verbose", action="store_true", help="says what the lines of the main table were made of")
     report.add_argument(
         "--metric", metavar="NAME", help="e.g. paper; default: each task's first, official or exact_match"
     )
-    report.add_argument("--json", type=Path, metavar="FILE", help="also write the rows as JSON")
-    report.add_argument("--rows", type=int, metavar="N", help="fail unless there are exactly N rows")
+    report.add_argument("--json", type=Path, metavar="FILE", help="also write the rows, by task, as JSON")
+    report.add_argument("--rows", type=int, metavar="N", help="fail unless there are exactly N rows, by task")
     report.set_defaults(run=_report)
 
     rescore = commands.add_parser("rescore", help="score a sample log of lmms-eval again, without a model")
@@ -25,14 +39,32 @@ def add(commands: Any) -> None:
 
 
 def _report(arguments: argparse.Namespace) -> None:
-    from comem_lmms.report import read_rows, render, write_summary
+    from comem_lmms.report import load_paper, read_rows, render, task_names, write_summary
 
-    rows = read_rows(arguments.folder, arguments.metric)
-    if arguments.rows not in (None, len(rows)):
-        raise UserError(f"{len(rows)} results under {arguments.folder}, not {arguments.rows}; see the log of lmms-eval")
-    if arguments.json:
-        write_summary(rows, arguments.json)
-    print(render(rows))
+    of_main = arguments.format or arguments.baseline or arguments.paper or arguments.splits or arguments.verbose
+    if arguments.task is not None and of_main:
+        raise UserError("--task is for the tables by task, --format and the like for the main table; give either")
+    metric = arguments.metric or (load_paper().metric if arguments.paper else None)
+    tasks = task_names(arguments.folders)
+    if arguments.task is not None and arguments.task not in tasks:
+        raise UserError(f"--task {arguments.task} is not among these results; there are {', '.join(tasks)}")
+    by_task = arguments.task is not None or (len(tasks) == 1 and not of_main)
+    if by_task or arguments.rows is not None or arguments.json:
+        rows = read_rows(arguments.folders, metric, arguments.task)
+        if arguments.rows not in (None, len(rows)):
+            named = " and ".join(map(str, arguments.folders))
+            raise UserError(f"{len(rows)} results under {named}, not {arguments.rows}; see the log of lmms-eval")
+        if arguments.json:
+            write_summary(rows, arguments.json)
+    print(render(rows) if by_task else _main_table(arguments, metric))
+
+
+def _main_table(arguments: argparse.Namespace, metric: str | None) -> str:
+    from comem_lmms.report import build, load_paper, write
+
+    paper = load_paper() if arguments.paper else None
+    table = build(arguments.folders, metric, arguments.baseline, paper)
+    return write(table, arguments.format or "md", arguments.splits, arguments.verbose)
 
 
 def _rescore(arguments: argparse.Namespace) -> None:

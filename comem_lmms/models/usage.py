@@ -1,9 +1,21 @@
 """What an answer cost and what it went by: put into lmms-eval's sample logs, read back by the report."""
 
 from dataclasses import dataclass, field
+from functools import cache
+from importlib.metadata import version
 from typing import Any
 
 from lmms_eval.api.instance import TokenCounts
+
+from comem_lmms import __version__
+
+_MORE = ("memory_vectors", "images_dropped", "retrieval", "retrieved", "gold", "seconds", "fingerprints", "versions")
+
+
+@cache
+def library_versions() -> dict[str, str]:
+    """By name; lmms-eval's result files tell of none of them."""
+    return {"comem-lmms": __version__, **{name: version(name) for name in ("torch", "transformers", "peft")}}
 
 
 @dataclass
@@ -18,6 +30,7 @@ class Usage(TokenCounts):
         gold: id of the right item, where the document tells.
         seconds: this question's share of the time its batch took, by part (retrieve, encode, answer).
         fingerprints: of what the answer depends on (knowledge base, retrieval, VLM, memory encoder), shortened.
+        versions: of ours and of the libraries that compute answers.
     """
 
     memory_vectors: int = 0
@@ -27,8 +40,8 @@ class Usage(TokenCounts):
     gold: str | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     fingerprints: dict[str, str] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=lambda: dict(library_versions()))
 
     def to_dict(self) -> dict[str, Any]:
         """The counts that are known, and all the rest."""
-        more = ("memory_vectors", "images_dropped", "retrieval", "retrieved", "gold", "seconds", "fingerprints")
-        return {**super().to_dict(), **{name: getattr(self, name) for name in more}}
+        return {**super().to_dict(), **{name: getattr(self, name) for name in _MORE}}

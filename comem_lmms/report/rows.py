@@ -2,14 +2,14 @@
 
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from comem_lmms.errors import UserError
-from comem_lmms.files import read_json
+from comem_lmms.report.reading import Folders, arguments, read_run, read_samples, result_files, samples, usage
 
 log = logging.getLogger(__name__)
 
@@ -50,23 +50,24 @@ class Row:
     tasks: Sequence[str] = ()
 
 
-def read_rows(folder: str | Path, metric: str | None = None) -> list[Row]:
-    """The newest run of every group, task, model and model_args below a folder; methods in the order of the paper.
+def read_rows(folders: Folders, metric: str | None = None, task: str | None = None) -> list[Row]:
+    """The newest run of every group, task, model and model_args below folders; methods in the order of the paper.
 
     Args:
-        folder: is searched with all folders below.
+        folders: one or several; they are searched with all folders below.
         metric: as lmms-eval calls it, e.g. ``paper``; by default each task's first. Groups without it are left out.
+        task: the only task or group to read; by default all.
 
     Raises:
         UserError: there are no results, none has the metric, or a file is not what lmms-eval writes.
     """
-    files = sorted(Path(folder).rglob("*_results.json"), key=lambda path: path.name)
-    if not files:
-        raise UserError(f"no results of lmms-eval (*_results.json) under {folder}; run it with --output_path {folder}")
-    rows = {(row.task, row.method, row.model_args): row for path in files for row in _rows(path, metric)}
+    files = result_files(folders)
+    rows: dict[Any, Row] = {}
+    for path in reversed(files):
+        rows |= dict(_rows(path, metric, task, {*rows}))
     if not any(row.metric for row in rows.values()):
-        known = sorted({name for path in files for name in _metrics(read_json(path))})
-        raise UserError(f"no task under {folder} has the metric {metric!r}; there are {', '.join(known)}")
+        known = sorted({name for path in files for name in _metrics(read_run(path))})
+        raise UserError(f"no task of these results has the metric {metric!r}; there are {', '.join(known)}")
     return sorted(rows.values(), key=_order)
 
 
@@ -77,10 +78,10 @@ def retrieved_ids(folder: str | Path, k: int | None = None) -> set[str]:
         UserError: there are none.
     """
     files = sorted(Path(folder).rglob("*_samples_*.jsonl"))
-    samples = [sample for path in files for sample in _usages(path)]
-    ids = {id_ for sample in samples for id_ in sample.get("retrieved", ())[:k]}
-    if silent := sum("retrieved" not in sample for sample in samples):
-        log.warning("%s of %s answers do not tell their items, since they came from --use_cache", silent, len(samples))
+    usages = [usage(sample) for path in files for sample in read_samples(path)]
+    ids = {id_ for told in usages for id_ in told.get("retrieved", ())[:k]}
+    if silent := sum("retrieved" not in told for told in usages):
+        log.warning("%s of %s answers do not tell their items, since they came from --use_cache", silent, len(usages))
     if not ids:
         raise UserError(
             f"no retrieved items in the {len(files)} sample files under {folder}; run vanilla_rag or comem with "
@@ -95,6 +96,15 @@ def write_summary(rows: Sequence[Row], path: Path) -> None:
     path.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n", encoding="utf-8")
 
 
+def retrieval_of(method: str, given: Mapping[str, str], usages: Sequence[Mapping[str, Any]]) -> str:
+    """From the arguments, since answers from a cache do not tell; but of a retrieval run they give the folder."""
+    if method not in METHODS[1:]:
+        return "none"
+    argument = given.get("retrieval", "clip")
+    told = (str(told["retrieval"]) for told in usages if "retrieval" in told)
+    return argument if argument in RETRIEVALS else next(told, argument)
+
+
 def _order(row: Row) -> tuple[Any, ...]:
     """Groups first, then by task; oracle and wrong retrieval, which are controls, after the rest."""
     retrieval = RETRIEVALS.index(row.retrieval) if row.retrieval in RETRIEVALS else len(RETRIEVALS)
@@ -102,35 +112,40 @@ def _order(row: Row) -> tuple[Any, ...]:
     return not row.tasks, row.task, max(retrieval, 1), method, row.method, row.model_args
 
 
-def _rows(path: Path, metric: str | None) -> Iterator[Row]:
-    run = read_json(path)
+def _rows(path: Path, metric: str | None, task: str | None, known: set[Any]) -> Iterator[tuple[Any, Row]]:
+    """The rows of a result file with what tells them apart, without those that are known."""
+    run = read_run(path)
     try:
+        model_args = _model_args(run["config"]["model_args"])
         for name, scores in run["results"].items():
+            if task not in (None, name):
+                continue
             tasks = _tasks(run, name)
             chosen = metric or run["configs"][tasks[0]]["metric_list"][0]["metric"]
-            if name in run["configs"] or _has(scores, chosen):  # else a group without a mean
-                yield _row(path, run, name, tasks, chosen)
+            key = (name, run["config"]["model"], model_args)
+            if key not in known and (name in run["configs"] or _has(scores, chosen)):  # else a group without a mean
+                yield key, _row(path, run, name, tasks, chosen)
     except (KeyError, IndexError, AttributeError) as error:
         raise UserError(f"{path} lacks {error}: not a result file of lmms-eval 0.7; remove it") from error
 
 
 def _row(path: Path, run: dict[str, Any], name: str, tasks: list[str], metric: str) -> Row:
     scores, model_args = run["results"][name], _model_args(run["config"]["model_args"])
-    samples = [sample for task in tasks for sample in _samples(path, task)]
+    usages = [usage(sample) for task in tasks for sample in samples(path, task)]
     return Row(
         task=name,
         method=run["config"]["model"],
         model_args=model_args,
-        retrieval=_retrieval(run["config"]["model"], model_args, samples),
+        retrieval=retrieval_of(run["config"]["model"], arguments(model_args), usages),
         accuracy=_percent(scores, f"{metric},"),
         stderr=_percent(scores, f"{metric}_stderr,"),
         questions=sum(run["n-samples"][task]["effective"] for task in tasks),
-        prompt_tokens=_mean(samples, lambda s: s["input_tokens"]),
-        memory_vectors=_mean(samples, lambda s: s["memory_vectors"]),
-        seconds_per_question=_mean(samples, lambda s: sum(s["seconds"].values())),
-        encode_seconds=_mean(samples, lambda s: s["seconds"].get("encode", 0.0)),
-        recall_at_1=_recall(samples, 1),
-        recall_at_k=_recall(samples, None),
+        prompt_tokens=_mean(usages, lambda s: s["input_tokens"]),
+        memory_vectors=_mean(usages, lambda s: s["memory_vectors"]),
+        seconds_per_question=_mean(usages, lambda s: sum(s["seconds"].values())),
+        encode_seconds=_mean(usages, lambda s: s["seconds"].get("encode", 0.0)),
+        recall_at_1=_recall(usages, 1),
+        recall_at_k=_recall(usages, None),
         metric=metric if _has(scores, metric) else "",
         tasks=[] if name in run["configs"] else tasks,
     )
@@ -156,45 +171,22 @@ def _model_args(given: str | dict[str, Any]) -> str:
     return given if isinstance(given, str) else ",".join(f"{key}={value}" for key, value in given.items())
 
 
-def _retrieval(method: str, model_args: str, samples: list[dict[str, Any]]) -> str:
-    """From the arguments, since answers from a cache do not tell; but of a retrieval run they give the folder."""
-    if method not in METHODS[1:]:
-        return "none"
-    given = dict(part.split("=", 1) for part in model_args.split(",") if "=" in part).get("retrieval", "clip")
-    told = (str(sample["retrieval"]) for sample in samples if "retrieval" in sample)
-    return given if given in RETRIEVALS else next(told, given)
-
-
-def _samples(path: Path, task: str) -> list[dict[str, Any]]:
-    """The usage of each answer, from the sample file next to a result file; empty without --log_samples."""
-    samples = path.with_name(path.name.replace("_results.json", f"_samples_{task}.jsonl"))
-    return _usages(samples) if samples.is_file() else []
-
-
-def _usages(samples: Path) -> list[dict[str, Any]]:
-    try:
-        with samples.open(encoding="utf-8") as lines:
-            return [(json.loads(line).get("token_counts") or [None])[0] or {} for line in lines]
-    except json.JSONDecodeError as error:
-        raise UserError(f"{samples} is cut off or damaged ({error}); remove it, or run again") from error
-
-
 def _percent(scores: dict[str, Any], start: str) -> float | None:
     value = next((value for key, value in scores.items() if key.startswith(start)), None)
     return 100 * value if isinstance(value, int | float) else None
 
 
-def _mean(samples: list[dict[str, Any]], value: Any) -> float | None:
-    """Over the samples that tell: answers that came from a cache or from a foreign model may not."""
+def _mean(usages: list[dict[str, Any]], value: Any) -> float | None:
+    """Over the answers that tell: answers that came from a cache or from a foreign model may not."""
     values = []
-    for sample in samples:
+    for told in usages:
         try:
-            values.append(value(sample))
+            values.append(value(told))
         except KeyError:
             continue
     return fmean(values) if values else None
 
 
-def _recall(samples: list[dict[str, Any]], k: int | None) -> float | None:
-    known = [s for s in samples if s.get("gold") is not None and s.get("retrieved")]
+def _recall(usages: list[dict[str, Any]], k: int | None) -> float | None:
+    known = [s for s in usages if s.get("gold") is not None and s.get("retrieved")]
     return 100 * fmean(s["gold"] in s["retrieved"][:k] for s in known) if known else None

@@ -23,24 +23,29 @@ def render(rows: Sequence[Row]) -> str:
     return "\n\n".join(_table(task, [row for row in rows if row.task == task]) for task in tasks)
 
 
-def _table(task: str, rows: Sequence[Row]) -> str:
-    cells = [COLUMNS, *((_method(row, rows), *_cells(row)) for row in rows)]
-    widths = [max(len(line[i]) for line in cells) for i in range(len(COLUMNS))]
-    lines = [
-        "| "
-        + " | ".join(_align(text, width, i) for i, (text, width) in enumerate(zip(line, widths, strict=True)))
-        + " |"
-        for line in cells
+def aligned(lines: Sequence[Sequence[str]], left: int) -> list[str]:
+    """Lines of a Markdown table, the first being its head; ``left`` columns are set flush left, the others right."""
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    cells = [
+        [c.ljust(w) if i < left else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True))]
+        for line in lines
     ]
-    rule = "|" + "|".join("-" * (w + 2) if i < 2 else "-" * (w + 1) + ":" for i, w in enumerate(widths)) + "|"
+    rule = "|" + "|".join("-" * (w + 2) if i < left else "-" * (w + 1) + ":" for i, w in enumerate(widths)) + "|"
+    first, *rest = [f"| {' | '.join(line)} |" for line in cells]
+    return [first, rule, *rest]
+
+
+def number(value: float | None, digits: int) -> str:
+    """A dash where nothing is known."""
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def _table(task: str, rows: Sequence[Row]) -> str:
     questions = ", ".join(sorted({str(row.questions) for row in rows}))
     metrics = "".join(f", {metric}" for metric in sorted({row.metric for row in rows}) if metric)
     tasks = f" ({', '.join(rows[0].tasks)})" if rows[0].tasks else ""
-    return "\n".join([f"{task}{tasks}, {questions} questions{metrics}", "", lines[0], rule, *lines[1:]])
-
-
-def _align(text: str, width: int, column: int) -> str:
-    return text.ljust(width) if column < 2 else text.rjust(width)
+    lines = aligned([COLUMNS, *((_method(row, rows), *_cells(row)) for row in rows)], left=2)
+    return "\n".join([f"{task}{tasks}, {questions} questions{metrics}", "", *lines])
 
 
 def _method(row: Row, rows: Sequence[Row]) -> str:
@@ -55,15 +60,11 @@ def _cells(row: Row) -> tuple[str, ...]:
     uncertainty = "" if row.stderr is None else f" ± {row.stderr:.1f}"
     return (
         "-" if row.retrieval == "none" else row.retrieval,
-        _number(row.accuracy, 1) + uncertainty,
-        _number(row.prompt_tokens, 0),
-        _number(row.memory_vectors, 0),
-        _number(row.seconds_per_question, 3),
-        _number(row.encode_seconds, 3),
-        _number(row.recall_at_1, 1),
-        _number(row.recall_at_k, 1),
+        number(row.accuracy, 1) + uncertainty,
+        number(row.prompt_tokens, 0),
+        number(row.memory_vectors, 0),
+        number(row.seconds_per_question, 3),
+        number(row.encode_seconds, 3),
+        number(row.recall_at_1, 1),
+        number(row.recall_at_k, 1),
     )
-
-
-def _number(value: float | None, digits: int) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"
