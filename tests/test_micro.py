@@ -1,6 +1,5 @@
 """What the README says of the bundled micro models is so: measured through `make demo`'s own command."""
 
-import json
 import sys
 from importlib import util
 from pathlib import Path

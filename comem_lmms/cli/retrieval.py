@@ -48,9 +48,9 @@ def add(commands: Any) -> None:
         metavar="FIELD[=FIELD]",
         help="what names a question in documents, and in samples if that has another name",
     )
-    imported.add_argument("--top-k", type=_positive, default=10, metavar="K", help="items a question (%(default)s)")
+    imported.add_argument("--top-k", type=positive, default=10, metavar="K", help="items a question (%(default)s)")
     imported.add_argument("--out", type=Path, required=True, metavar="RUN", help="folder to write")
-    imported.add_argument("--limit", type=_positive, metavar="N", help="only the first N documents of each task")
+    imported.add_argument("--limit", type=positive, metavar="N", help="only the first N documents of each task")
     imported.add_argument("--include_path", metavar="DIR", help="folder with more tasks, as for lmms-eval")
     imported.set_defaults(run=_import)
     measure = retrieval.add_parser("eval", help="print how often a retrieval run finds what it should")
