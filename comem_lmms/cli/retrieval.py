@@ -91,12 +91,12 @@ def _retrieve(arguments: argparse.Namespace) -> None:
         arguments.clip,
         arguments.pretrained,
         device,
-        arguments.top_k,
-        arguments.per_image,
-        arguments.query,
-        arguments.text_weight,
-        titled(knowledge, tasks) if right == "entity" else None,
-        arguments.search_device,
+        top_k=arguments.top_k,
+        per_image=arguments.per_image,
+        by=arguments.query,
+        text_weight=arguments.text_weight,
+        titled=titled(knowledge, tasks) if right == "entity" else None,
+        search_device=arguments.search_device,
     )
     _tell(arguments.out, retrieve(arguments.out, tasks, retriever, arguments.top_k).manifest)
 
