@@ -257,29 +257,29 @@ def make_knowledge(folder: Path, n: int) -> KnowledgeBase:
     if folder.is_dir():
         return KnowledgeBase.open(folder)
     rng = np.random.RandomState(0)
-    rows = (Row(f"item-{i}", "", _words(rng, ITEM_WORDS), _jpeg(rng)) for i in range(n))
+    rows = (Row(f"item-{i}", "", words_of(rng, ITEM_WORDS), _jpeg(rng)) for i in range(n))
     return KnowledgeBase.create(folder, rows)
 
 
 def make_chat(seed: int) -> list[dict[str, Any]]:
     """A question of about 360 tokens."""
     rng = np.random.RandomState(1000 + seed)
-    content = [{"type": "image", "url": _image(rng)}, {"type": "text", "text": _words(rng, QUESTION_WORDS)}]
+    content = [{"type": "image", "url": picture(rng)}, {"type": "text", "text": words_of(rng, QUESTION_WORDS)}]
     return [{"role": "user", "content": content}]
 
 
-def _words(rng: np.random.RandomState, n: int) -> str:
+def words_of(rng: np.random.RandomState, n: int) -> str:
     words = [word for attribute in ATTRIBUTES for word in attribute.values]
     return " ".join(words[i] for i in rng.randint(len(words), size=n))
 
 
-def _image(rng: np.random.RandomState) -> Image.Image:
+def picture(rng: np.random.RandomState) -> Image.Image:
     return Image.fromarray(rng.randint(256, size=(SIDE // 28, SIDE // 28, 3)).astype(np.uint8)).resize((SIDE, SIDE))
 
 
 def _jpeg(rng: np.random.RandomState) -> bytes:
     buffer = io.BytesIO()
-    _image(rng).save(buffer, "JPEG")
+    picture(rng).save(buffer, "JPEG")
     return buffer.getvalue()
 
 
