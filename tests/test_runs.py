@@ -202,6 +202,18 @@ def test_a_killed_run_goes_on_and_becomes_the_same(runs, tmp_path, monkeypatch):
         assert (tmp_path / "killed" / name).read_bytes() == (runs / "clip" / name).read_bytes(), name
 
 
+def test_processes_that_hold_a_part_of_the_index_each_make_the_same_run(run, tmp_path):
+    command = ["-m", "comem_lmms.cli", "retrieve", "micro", "--tasks", "microseek", "--limit", "150", "--out"]
+    run("python", *command, "alone")
+    launch = ["accelerate", "launch", "--multi_gpu", "--num_processes", "3", "--main_process_port", "29541"]
+    run(*launch, *command, "together", ACCELERATE_USE_CPU="true", OMP_NUM_THREADS="1")
+    files = [path.name for path in sorted((tmp_path / "alone").iterdir())]
+    assert files == [path.name for path in sorted((tmp_path / "together").iterdir())]
+    assert len(files) == 3
+    for name in files:
+        assert (tmp_path / "together" / name).read_bytes() == (tmp_path / "alone" / name).read_bytes()
+
+
 def test_what_a_run_holds(runs, knowledge, questions):
     made = Run.open(runs / "clip")
     about = made.manifest

@@ -1,10 +1,15 @@
 """``comem-lmms retrieve`` and ``comem-lmms retrieval``: retrieval runs made and measured."""
 
 import argparse
+import os
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from comem_lmms.records import KINDS, By
+
+if TYPE_CHECKING:
+    from comem_lmms.knowledge import KnowledgeBase
+    from comem_lmms.retrieval import Index
 
 
 def add(commands: Any) -> None:
@@ -68,21 +73,40 @@ def positive(text: str) -> int:
 
 
 def _retrieve(arguments: argparse.Namespace) -> None:
+    from comem_lmms import micro
+    from comem_lmms.knowledge import KnowledgeBase
+
+    knowledge = KnowledgeBase.open(micro.resolve(arguments.knowledge, "knowledge"))
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        _retrieve_with(arguments, knowledge)
+        return
+
+    from accelerate import PartialState
+
+    from comem_lmms.retrieval import ShardedIndex
+
+    index = ShardedIndex.open(knowledge, arguments.search_device)
+    if not PartialState().is_main_process:
+        index.serve()
+        return
+    with index.asked():
+        _retrieve_with(arguments, knowledge, index)
+
+
+def _retrieve_with(arguments: argparse.Namespace, knowledge: "KnowledgeBase", index: "Index | None" = None) -> None:
+    """Makes a run with an index, by default all of the base's."""
     from loguru import logger
 
-    from comem_lmms import micro
     from comem_lmms.harness import documents
-    from comem_lmms.knowledge import KnowledgeBase
     from comem_lmms.retrieve import check, retrieve, titled
 
     logger.remove()  # lmms-eval tells about every file that it reads; errors come as UserError
-    knowledge = KnowledgeBase.open(micro.resolve(arguments.knowledge, "knowledge"))
     tasks = documents(arguments.tasks.split(","), arguments.limit, arguments.include_path)
     right = check(arguments.out, arguments.kind, tasks)
 
     import torch
 
-    from comem_lmms.retrieval import Retriever
+    from comem_lmms.retrieval import Index, Retriever
 
     device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
     retriever = Retriever(
@@ -96,7 +120,7 @@ def _retrieve(arguments: argparse.Namespace) -> None:
         by=arguments.query,
         text_weight=arguments.text_weight,
         titled=titled(knowledge, tasks) if right == "entity" else None,
-        search_device=arguments.search_device,
+        index=index or Index.open(knowledge, arguments.search_device),
     )
     _tell(arguments.out, retrieve(arguments.out, tasks, retriever, arguments.top_k).manifest)
 

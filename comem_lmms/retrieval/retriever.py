@@ -35,7 +35,7 @@ class Retriever:
         by: what of a query is searched with.
         text_weight: with ``by="both"``, that of the text, from 0 to 1; the image has the rest.
         titled: for controls by entity, the rows of each title (`same_title`) that is asked for.
-        search_device: where the index is searched; on a GPU with faiss-gpu.
+        index: of the base; by default all of it, on the CPU.
 
     Raises:
         UserError: ``kind`` or ``text_weight`` is not one of these, or the index is missing, does not fit the base or
@@ -54,7 +54,7 @@ class Retriever:
         by: By = "image",
         text_weight: float = 0.5,
         titled: Mapping[str, Sequence[int]] | None = None,
-        search_device: str = "cpu",
+        index: Index | None = None,
     ) -> None:
         if kind not in KINDS:
             raise UserError(
@@ -66,7 +66,7 @@ class Retriever:
         self.by, self.text_weight = by, text_weight if by == "both" else None
         self.titled = titled
         self.right: Right = "item_id" if titled is None else "entity"
-        self._index = Index.open(knowledge, search_device)
+        self._index = index or Index.open(knowledge)
         self._check(top_k)
         about: dict[str, Any] = self._index.about
         if clip is None:
