@@ -21,6 +21,7 @@ from torch.nn.functional import cross_entropy, pad
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, BatchFeature, StoppingCriteriaList
 
 from comem_lmms import micro
+from comem_lmms.attention import attend_in_chunks
 from comem_lmms.backbones import Backbone, backbone
 from comem_lmms.errors import UserError, one_line
 from comem_lmms.files import is_hub_id
@@ -58,6 +59,7 @@ class FrozenVLM:
         self.model = model.eval().requires_grad_(False)
         self.processor = processor
         self.config = model.config
+        attend_in_chunks(model)
         self._is_too_long = False
 
     @classmethod

@@ -30,6 +30,7 @@ ORDER = (
     "comem_lmms.microseek",
     "comem_lmms.resampler",
     "comem_lmms.backbones",
+    "comem_lmms.attention",
     "comem_lmms.generation",
     "comem_lmms.vlm",
     "comem_lmms.llm",
