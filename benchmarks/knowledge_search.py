@@ -231,7 +231,7 @@ def table(record: Part) -> str:
 
 
 def measure(folder: Path, args: argparse.Namespace) -> Part:
-    """All parts."""
+    """All parts; each is printed too, for whoever cannot wait for all."""
     record: Part = {"indexes": []}
     for n in args.sizes:
         place = folder / str(n)
@@ -249,6 +249,7 @@ def _part(name: str, *values: Any) -> Part:
     print(f"{time.strftime('%H:%M:%S')} {name} {' '.join(map(str, values[1:]))}", file=sys.stderr, flush=True)
     command = [sys.executable, __file__, "--part", name, *map(str, values)]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    print(done.stdout.strip(), file=sys.stderr, flush=True)
     return json.loads(done.stdout)
 
 

@@ -16,7 +16,7 @@ def test_peak_memory_at_a_real_size_is_the_measured_one():
     assert ratio <= 1.15
 
 
-@pytest.mark.parametrize("name", ["answering", "linking", "stored"])
+@pytest.mark.parametrize("name", ["answering", "linking", "stored", "training"])
 def test_the_table_of_a_document_is_the_measured_one(name):
     spec = util.spec_from_file_location(name, ROOT / f"benchmarks/{name}.py")
     benchmark = util.module_from_spec(spec)
