@@ -23,6 +23,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from comem_lmms.training import settings as settings_module
 from comem_lmms.training import text
+from comem_lmms.training import train as train_module
 from comem_lmms.training.batches import Batch, Collator, ahead, share, steps
 from comem_lmms.training.data import TrainingData
 from comem_lmms.training.learning import Compressor, Learner, checkpoint_activations, parameter_groups
@@ -418,6 +419,27 @@ def test_how_a_step_is_cut_does_not_matter(of):
         assert record(cut)["norms"] == pytest.approx(record(whole)["norms"], rel=1e-3)  # Adam hides a wrong scale
         for name, tensor in weights(cut).items():
             torch.testing.assert_close(tensor, weights(whole)[name], atol=2e-4, rtol=0)
+
+
+def test_in_bfloat16_the_adapter_keeps_no_copies_in_float32(of, monkeypatch):
+    """Gradients are the same, bit for bit, from fewer bytes that the backward pass needs."""
+
+    def learn():
+        training = Training(of(dtype="bfloat16", dropout=0.0, activation_checkpointing=False))
+        batch, saved = training.collate(training.numbers[:2]), []
+        keep = lambda tensor: saved.append(tensor) or tensor  # noqa: E731
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            training.learner.accumulate(batch, 2)
+        different = {tensor.data_ptr(): tensor.nbytes for tensor in saved}
+        return sum(different.values()), [p.grad.clone() for p in training.encoder.parameters() if p.grad is not None]
+
+    few, ours = learn()
+    AcceleratorState._reset_state(reset_partial_state=True)
+    monkeypatch.setattr(train_module, "leave_casting_to_autocast", lambda encoder: None)
+    many, casting = learn()
+    assert few < 0.95 * many
+    assert len(ours) == len(casting) > 10
+    assert all(torch.equal(one, other) for one, other in zip(ours, casting, strict=True))
 
 
 def test_bfloat16_keeps_what_learns_in_float32(of):

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from accelerate import Accelerator
 from comem_lmms.training.batches import Batch, prefixes
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from transformers import BatchFeature
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -106,6 +107,13 @@ def checkpoint_activations(*vlms: FrozenVLM) -> None:
         for module in model.modules():
             if isinstance(module, GradientCheckpointingLayer):
                 module.training = True
+
+
+def leave_casting_to_autocast(encoder: MemoryEncoder) -> None:
+    """Keeps the adapter from copying what it reads to its own float32, of which autocast makes bfloat16 again."""
+    for module in encoder.vlm.model.modules():
+        if isinstance(module, BaseTunerLayer):
+            module.cast_input_dtype_enabled = False
 
 
 def parameter_groups(encoder: MemoryEncoder, weight_decay: float) -> list[dict[str, Any]]:

@@ -25,7 +25,13 @@ from comem_lmms.training import text
 from comem_lmms.training.batches import Batch, Collator, ahead, share, steps
 from comem_lmms.training.checkpoints import Checkpoints, Progress
 from comem_lmms.training.data import TrainingData
-from comem_lmms.training.learning import Compressor, Learner, checkpoint_activations, parameter_groups
+from comem_lmms.training.learning import (
+    Compressor,
+    Learner,
+    checkpoint_activations,
+    leave_casting_to_autocast,
+    parameter_groups,
+)
 from comem_lmms.training.settings import FREE, Settings, load
 from comem_lmms.training.watch import Watch
 from tqdm import tqdm
@@ -78,6 +84,8 @@ class Training:
         self.accelerator = self._accelerator(passes)
         self.encoder = self._fresh_encoder()
         reader = text.load(settings.reader, self.encoder, settings.attn_implementation) if settings.reader else self.vlm
+        if self.accelerator.mixed_precision == "bf16":
+            leave_casting_to_autocast(self.encoder)
         if settings.activation_checkpointing:
             checkpoint_activations(self.vlm, reader)
         self.planned = self._plan()
