@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import ModelCardData
 from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -46,26 +47,18 @@ FILES = (CONFIG, RESAMPLER, "adapter_config.json", ADAPTER)
 # Of an encoder whose adapter is merged: a whole VLM instead.
 MERGED_FILES = (CONFIG, RESAMPLER, "config.json")
 MERGED_WEIGHTS = "model*.safetensors*"
+# With the processor and the tokenizer.
+MERGED_PATTERNS = (MERGED_WEIGHTS, RESAMPLER, "*.json", "*.jinja", "*.txt", "*.model")
 
 
-MODEL_CARD = """---
-base_model: {vlm}
-library_name: peft
-pipeline_tag: image-text-to-text
-tags:
-- comem
-- memory-encoder
-- knowledge-based-vqa
----
-
-# Memory encoder for {vlm}
+CARD = """# Memory encoder for {vlm}
 
 Turns a knowledge item (an image and a text) into {vectors} vectors of width {hidden} that {vlm}, unchanged, reads in
-front of a question (CoMEM, [arXiv 2505.17670](https://arxiv.org/abs/2505.17670)). A LoRA adapter of rank {rank} (alpha
-{alpha}) and a resampler; for [lmms-eval](https://github.com/EvolvingLMMs-Lab/lmms-eval) with the plugin comem-lmms:
+front of a question (CoMEM, [arXiv 2505.17670](https://arxiv.org/abs/2505.17670)). {parts}; for
+[lmms-eval](https://github.com/EvolvingLMMs-Lab/lmms-eval) with the plugin comem-lmms:
 
     lmms-eval --model comem --tasks TASK \\
-        --model_args pretrained={vlm},memory_encoder=THIS_REPOSITORY,knowledge=KNOWLEDGE_BASE
+        --model_args pretrained={vlm},memory_encoder={source},knowledge=KNOWLEDGE_BASE
 """
 
 
@@ -158,9 +151,8 @@ class MemoryEncoder:
         folder.mkdir(parents=True, exist_ok=True)
         self._adapted.peft_config["default"].base_model_name_or_path = self.vlm.name
         card = folder / "README.md"
-        written = card.read_text() if card.is_file() else model_card(self)
+        written = card.read_text() if card.is_file() else None
         self._adapted.save_pretrained(str(folder), save_embedding_layers=False)
-        card.write_text(written)  # over the unfilled one of peft
         save_file(self.resampler.state_dict(), folder / RESAMPLER)
         about = {
             "vlm": self.vlm.name,
@@ -169,6 +161,7 @@ class MemoryEncoder:
             "hidden_size": self.vlm.hidden_size,
             "resampler": asdict(self.resampler.config),
         }
+        card.write_text(written or model_card(about, self.adapter_config.to_dict(), "THIS_REPOSITORY"))  # over peft's
         write_json(folder / CONFIG, about)
         for weights in folder.glob("*.safetensors"):  # safetensors leaves them to their owner alone
             weights.chmod((folder / CONFIG).stat().st_mode)
@@ -260,7 +253,7 @@ def embeddings_fingerprint(vlm: FrozenVLM) -> str:
 def locate(source: str) -> Path:
     """The folder of a saved encoder: ``micro``, a folder, or a repository of the Hub, downloaded if need be."""
     source = micro.resolve(source, "memory_encoder")
-    return fetch(source, *FILES, *MERGED_FILES, MERGED_WEIGHTS) if is_hub_id(source) else Path(source)
+    return fetch(source, *FILES, *MERGED_PATTERNS) if is_hub_id(source) else Path(source)
 
 
 def is_merged(about: dict[str, Any]) -> bool:
@@ -289,12 +282,29 @@ def layout_fingerprint(processor: Any, row: Backbone) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def model_card(encoder: MemoryEncoder) -> str:
-    """What the Hub shows of a saved encoder."""
-    vlm, lora = encoder.vlm.name, encoder.adapter_config
-    return MODEL_CARD.format(
-        vlm=vlm, hidden=encoder.vlm.hidden_size, vectors=encoder.n_vectors, rank=lora.r, alpha=lora.lora_alpha
+def model_card(about: dict[str, Any], adapter: dict[str, Any] | None, source: str, **data: Any) -> str:
+    """What the Hub shows of a saved encoder.
+
+    Args:
+        about: what `CONFIG` holds.
+        adapter: the configuration of its adapter; None if that is merged.
+        source: what ``memory_encoder=`` is to name.
+        data: more of the card's metadata, such as ``license``.
+    """
+    vlm = about["vlm"]
+    parts = "A whole VLM, into which its adapter is merged, and a resampler"
+    if adapter is not None:
+        parts = f"A LoRA adapter of rank {adapter['r']} (alpha {adapter['lora_alpha']}) and a resampler"
+    head = ModelCardData(
+        base_model=vlm if is_hub_id(vlm) else None,  # the Hub refuses other names
+        library_name="transformers" if adapter is None else "peft",
+        pipeline_tag="image-text-to-text",
+        tags=["comem", "memory-encoder", "knowledge-based-vqa"],
+        **data,
     )
+    vectors, hidden = about["resampler"]["n_vectors"], about["hidden_size"]
+    text = CARD.format(vlm=vlm, vectors=vectors, hidden=hidden, parts=parts, source=source)
+    return f"---\n{head.to_yaml()}\n---\n\n{text}"
 
 
 def check(folder: str, vlm: str, model_type: str, hidden_size: int) -> dict[str, Any]:

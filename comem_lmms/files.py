@@ -109,8 +109,8 @@ def new_folder(folder: Path) -> Iterator[Path]:
 
 
 def is_hub_id(source: str) -> bool:
-    """Whether a name can be a repository of the Hub: ``owner/name``."""
-    return re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", source) is not None
+    """Whether a name can be a repository of the Hub: ``owner/name``, or ``owner/name@revision``."""
+    return re.fullmatch(r"[\w-][\w.-]*/[\w.-]+(@[\w.-]+)?", source) is not None
 
 
 def fetch(source: str, *patterns: str, revision: str | None = None) -> Path:
@@ -125,8 +125,9 @@ def fetch(source: str, *patterns: str, revision: str | None = None) -> Path:
         raise UserError(f"{source!r} is not a folder, nor a Hub id (owner/name); give one of them")
     from huggingface_hub import snapshot_download
 
+    name, _, pinned = source.partition("@")
     try:
-        return Path(snapshot_download(source, revision=revision, allow_patterns=list(patterns)))
+        return Path(snapshot_download(name, revision=revision or pinned or None, allow_patterns=list(patterns)))
     except Exception as error:  # huggingface_hub and httpx raise a dozen kinds
         raise UserError(
             f"{source!r} is not a folder, and cannot be had from the Hub ({one_line(error)}); check the name"

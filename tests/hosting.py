@@ -4,7 +4,7 @@ import json
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
@@ -20,14 +20,18 @@ class Host:
 
     A fault is a number of bytes after which the connection ends, a status with its headers, or seconds (as a float) of
     silence before the file.
+
+    What is sent (POST, PUT) goes to ``receive``: method, path, headers and body in, status and answer out.
     """
 
     url: str = ""
     files: dict[str, bytes] = field(default_factory=dict)
     headers: dict[str, str] = field(default_factory=dict)
+    headers_of: dict[str, dict[str, str]] = field(default_factory=lambda: defaultdict(dict))
     faults: dict[str, list[Any]] = field(default_factory=lambda: defaultdict(list))
     requests: list[tuple[str, dict[str, str]]] = field(default_factory=list)
     etags: bool = True
+    receive: Callable[[str, str, Any, bytes], tuple[int, Any]] = lambda *_: (405, {})
 
     def asked(self, path: str) -> list[dict[str, str]]:
         """The headers of the requests for a path."""
@@ -57,7 +61,9 @@ def hosting() -> Iterator[Host]:
             if path not in host.files:
                 return self.answer(404, b"", {})
             content = host.files[path]
-            headers = {**host.headers, "ETag": f'"{sha256(content).hexdigest()}"'} if host.etags else dict(host.headers)
+            headers = {**host.headers, **host.headers_of[path]}
+            if host.etags:
+                headers["ETag"] = f'"{sha256(content).hexdigest()}"'
             status, begin = 200, 0
             if "Range" in self.headers and self.headers.get("If-Range") == headers.get("ETag"):
                 begin = int(self.headers["Range"].removeprefix("bytes=").partition("-")[0])
@@ -66,12 +72,22 @@ def hosting() -> Iterator[Host]:
                 headers["Content-Range"] = f"bytes {part}/{len(content)}"
             self.answer(status, content[begin:], headers, fault)
 
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            path = self.path.partition("?")[0]
+            host.requests.append((path, dict(self.headers)))
+            status, said = host.receive(self.command, path, self.headers, body)
+            self.answer(status, json.dumps(said).encode(), {})
+
+        def do_PUT(self) -> None:
+            self.do_POST()
+
         def answer(self, status: int, body: bytes, headers: dict[str, str], sent: int | None = None) -> None:
             self.send_response(status)
             for name, value in {**headers, "Content-Length": str(len(body)), "Connection": "close"}.items():
                 self.send_header(name, value)
             self.end_headers()
-            if self.command == "GET":
+            if self.command != "HEAD":
                 with suppress(ConnectionError):  # whoever asked was killed
                     self.wfile.write(body if sent is None else body[:sent])
             self.close_connection = True

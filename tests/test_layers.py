@@ -59,7 +59,7 @@ TASKS = {
     "comem_lmms.scoring",
     "comem_lmms.prompts",
 }
-NOT_FOR_TRAINING = {*ORDER[ORDER.index("comem_lmms.models") :]}
+NOT_FOR_TRAINING = {*ORDER[ORDER.index("comem_lmms.models") :]} - {"comem_lmms.report"}
 LIGHT = (
     "comem_lmms.plugin",
     "comem_lmms.scoring",

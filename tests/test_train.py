@@ -14,6 +14,8 @@ import sys
 import time
 from dataclasses import replace
 from functools import partial
+from itertools import pairwise
+from pathlib import Path
 
 import datasets
 import pytest
@@ -24,7 +26,8 @@ from accelerate.state import AcceleratorState
 from comem_lmms.training import settings as settings_module
 from comem_lmms.training import text
 from comem_lmms.training import train as train_module
-from comem_lmms.training.batches import Batch, Collator, ahead, share, steps
+from comem_lmms.training.batches import Batch, Collator, ahead, share, spread, steps
+from comem_lmms.training.checkpoints import Progress
 from comem_lmms.training.data import TrainingData
 from comem_lmms.training.learning import Compressor, Learner, checkpoint_activations, parameter_groups
 from comem_lmms.training.settings import Settings, load, presets
@@ -33,8 +36,10 @@ from comem_lmms.training.watch import Watch
 from helpers import answers, chat, evaluate
 from PIL import Image
 from safetensors.torch import load_file
+from samples import rows_of, write
 from tiny import CHATS, ITEMS
 
+from comem_lmms import micro
 from comem_lmms.encoder import MemoryEncoder
 from comem_lmms.errors import UserError
 from comem_lmms.knowledge import KnowledgeBase
@@ -56,39 +61,6 @@ SMALL = {
     "save_every": 1,
     "tracker": "none",
 }
-FEATURES = datasets.Features(
-    {
-        "image": datasets.Image(),
-        **{name: datasets.Value("string") for name in ("prompt", "answer", "task", "language")},
-        "item_ids": datasets.List(datasets.Value("string")),
-        "document": datasets.Value("int64"),
-    }
-)
-
-
-def write(folder, rows, knowledge):
-    """Training data as the interface has it."""
-    columns = {name: [row[name] for row in rows] for name in FEATURES}
-    datasets.Dataset.from_dict(columns, features=FEATURES).save_to_disk(str(folder))
-    about = {"fingerprint": knowledge.fingerprint, "folder": str(knowledge.folder)}
-    (folder / "manifest.json").write_text(json.dumps({"knowledge": about, "samples": len(rows)}))
-    return folder
-
-
-def rows_of(questions, ids, n, ks=(3,)):
-    """Samples about the first questions, with so many items each, the right one first."""
-    return [
-        {
-            "image": q["image"],
-            "prompt": q["question"],
-            "answer": f"It is {q['answer']}.",
-            "item_ids": [q["item_id"], ids[i], ids[i + 1], ids[i + 2]][: ks[i % len(ks)]],
-            "task": "microseek",
-            "document": i,
-            "language": "en",
-        }
-        for i, q in enumerate(questions[:n])
-    ]
 
 
 @pytest.fixture(scope="module")
@@ -173,6 +145,8 @@ def test_settings_of_a_file(tmp_path):
         (["lr=0"], "lr=0.0 must be above 0"),
         (["dropout=1"], "dropout=1.0 is a share"),
         (["dtype=float16"], "dtype='float16' cannot be trained in"),
+        (["data_fraction=0"], "data_fraction=0.0 is a share and must be above 0 and at most 1"),
+        (["eval_answers=-1"], "eval_answers=-1 must be at least 0"),
         (["global_batch=10"], "global_batch=10 is no multiple of batch_size=8"),
         (["out=null"], "setting 'out' is missing"),
     ],
@@ -219,6 +193,11 @@ def test_a_step_is_shared_whole(n, size, processes, passes):
     assert sorted(number for part in parts for turn in part for number in turn) == list(range(n))
 
 
+def test_what_is_answered_is_spread_over_what_is_held_out():
+    assert spread(range(100, 110), 4) == [100, 102, 105, 107]
+    assert (spread([1], 3), spread([], 3), spread([1], 0)) == ([1], [], [])
+
+
 def test_what_is_made_ahead_comes_in_order_and_errors_come_through():
     assert list(ahead(lambda x: x * x, range(9))) == [x * x for x in range(9)]
     with pytest.raises(ZeroDivisionError):
@@ -237,6 +216,25 @@ def test_documents_are_held_out_whole(questions, knowledge, ids, tmp_path):
     assert data.split(7, seed=1) == (train_on, held_out)
     assert len(data.split(1000, seed=1)[1]) == 12
     assert data.split(0, seed=1)[1] == []
+
+
+def test_shares_of_the_data_lie_within_each_other(questions, knowledge, ids, tmp_path, of):
+    rows = rows_of(questions, ids, 12)
+    rows += [{**row, "language": "fr"} for row in rows]
+    folder = write(tmp_path / "d", rows, knowledge)
+    data = TrainingData.open(folder, knowledge, 3)
+    numbers = data.numbers[2:]
+    shares = [data.share(numbers, fraction, seed=1) for fraction in (0.1, 0.25, 0.5, 0.75, 1.0)]
+    assert all(set(small) < set(large) for small, large in pairwise(shares))
+    assert shares[-1] == numbers
+    assert len(shares[2]) in (11, 12)  # of 22, whole documents
+    for share_ in shares:
+        assert all((number + 12) % 24 in share_ or (number + 12) % 24 not in numbers for number in share_)
+    assert data.share(numbers, 0.5, seed=2) != shares[2]
+    whole, half = (Training(of(data=folder, eval_samples=6, data_fraction=share_)) for share_ in (1.0, 0.5))
+    assert (len(whole.numbers), len(half.numbers)) == (18, 10)
+    assert half.held_out == whole.held_out
+    assert sorted(number for step in half.planned for number in step) == half.numbers[:16]
 
 
 # One step.
@@ -451,10 +449,38 @@ def test_bfloat16_keeps_what_learns_in_float32(of):
     assert all(math.isfinite(loss) for loss in record(out)["losses"])
 
 
+def test_held_out_questions_are_answered_as_in_use(of, questions, knowledge, ids, tmp_path):
+    rows = [{**row, "answer": q["answer"]} for row, q in zip(rows_of(questions, ids, 16), questions, strict=False)]
+    rows[3]["image"] = {"bytes": b"no image", "path": None}
+    data = write(tmp_path / "data", rows, knowledge)
+    training = Training(of(data=data, rank=16, depth=4, dropout=0.5, activation_checkpointing=True))
+    training.progress = Progress()
+    fresh = training._exact_match(range(16))
+    training.encoder.restore(Path(micro.resolve("micro", "memory_encoder")))
+    modes = [module.training for module in training.vlm.model.modules()]
+    assert True in modes
+    random = torch.get_rng_state()
+    assert fresh < 0.3
+    assert training._exact_match(range(16)) > 0.9
+    assert torch.equal(torch.get_rng_state(), random)
+    assert [module.training for module in training.vlm.model.modules()] == modes
+
+
+def test_measuring_changes_nothing(of):
+    often = train(of("often", eval_samples=4, eval_every=1))
+    once = train(of("once", eval_samples=4, eval_answers=0))
+    assert [step for step, _ in record(often)["exact_matches"]] == [1, 2, 3, 4]
+    assert record(once)["exact_matches"] == []
+    assert record(often)["evaluations"][-1] == record(once)["evaluations"][-1]
+    assert record(often)["losses"] == record(once)["losses"]
+    assert same(weights(often), weights(once))
+
+
 def test_killed_and_resumed_is_uninterrupted(of, tmp_path):
     """Killed at whatever it does after its second checkpoint, and once more in the middle of a step."""
-    whole = train(of("whole", max_steps=8, epochs=2, eval_samples=4))
-    settings = of("killed", max_steps=8, epochs=2, eval_samples=4)
+    more = {"max_steps": 8, "epochs": 2, "eval_samples": 4, "eval_every": 3}
+    whole = train(of("whole", **more))
+    settings = of("killed", **more)
     for n in (2, 5):
         process = subprocess.Popen(command(settings), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         wanted = tmp_path / f"killed/checkpoints/step-{n:07}"
@@ -468,7 +494,7 @@ def test_killed_and_resumed_is_uninterrupted(of, tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
     out = tmp_path / "killed"
     assert same(weights(out), weights(whole))
-    for name in ("losses", "norms", "evaluations", "tokens"):
+    for name in ("losses", "norms", "evaluations", "exact_matches", "tokens"):
         assert record(out)[name] == record(whole)[name]
     assert record(out)["last_session"]["steps"] <= 3
 
@@ -483,9 +509,12 @@ def test_an_interrupted_training_says_how_to_go_on(of, tmp_path):
     assert said[-1] == ("comem_lmms.training.train: interrupted; the same command goes on from the last checkpoint")
 
 
-def test_two_processes_learn_what_one_does(of, tmp_path, questions, knowledge, ids):
+def test_two_processes_learn_what_one_does(of, tmp_path, questions, knowledge, ids, vlm):
     """With a step without any item, which leaves the vision tower without gradients, and one of a single sample."""
-    data = write(tmp_path / "data", rows_of(questions, ids, 12, ks=(0, 3, 2)), knowledge)
+    rows = rows_of(questions, ids, 12, ks=(0, 3, 2))
+    own = vlm.generate([chat(rows[8]["prompt"], rows[8]["image"])], max_new_tokens=16)[0].text
+    rows[8] |= {"item_ids": [], "answer": own}  # held out, and answered as the VLM does whatever is learnt
+    data = write(tmp_path / "data", rows, knowledge)
     more = {"data": data, "dropout": 0.0, "eval_samples": 3, "eval_every": 2, "epochs": 2, "max_steps": None}
     one = train(of("one", batch_size=2, **more))
     launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "-m"]
@@ -504,6 +533,8 @@ def test_two_processes_learn_what_one_does(of, tmp_path, questions, knowledge, i
     assert record(two)["norms"] == pytest.approx(record(one)["norms"], rel=1e-3, abs=1e-6)
     assert 0 in record(one)["norms"]
     assert record(two)["evaluations"][-1][1] == pytest.approx(record(one)["evaluations"][-1][1], abs=1e-4)
+    assert record(two)["exact_matches"] == record(one)["exact_matches"]
+    assert {round(3 * right) for _, right in record(one)["exact_matches"]} == {1}
     assert record(two)["tokens"] >= record(one)["tokens"]  # an item is read by each process that needs it
     for name, tensor in weights(two).items():
         torch.testing.assert_close(tensor, weights(one)[name], atol=2e-4, rtol=0)
@@ -590,6 +621,12 @@ def test_a_text_llm_reads_in_training_what_it_reads_in_use(for_a_text_llm):
         expected = in_use.logits(chats, [memories[places].flatten(0, 1) for places in batch.places])
     torch.testing.assert_close(logits[starts], expected, atol=1e-4, rtol=0)
     assert (expected[0] - expected[1]).abs().max() > 0.01
+    modes = [module.training for module in reader.model.modules()]
+    memory = memories[batch.places[0]].flatten(0, 1)
+    alone = training.collate([0])
+    (told,) = in_use.generate(chats[:1], [memory], max_new_tokens=4)
+    assert training.learner.answer(alone, chats[0], 4) == told.text
+    assert [module.training for module in reader.model.modules()] == modes
 
 
 def test_an_encoder_for_a_text_llm(for_a_text_llm, run, tmp_path, knowledge, questions):
@@ -749,7 +786,9 @@ def test_curves_go_to_tensorboard(of, tmp_path):
 
     train(of(tracker="tensorboard", log_every=1, eval_samples=4, eval_every=2))
     events = EventAccumulator(str(tmp_path / "out/logs/training")).Reload()
-    assert {"loss", "lr", "gradient_norm", "memory_norm", "eval_loss"} <= set(events.Tags()["scalars"])
+    assert {"loss", "lr", "gradient_norm", "memory_norm", "eval_loss", "eval_exact_match"} <= set(
+        events.Tags()["scalars"]
+    )
     assert [scalar.step for scalar in events.Scalars("loss")] == [1, 2, 3, 4]
 
 

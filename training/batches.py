@@ -53,6 +53,12 @@ def share(batch: Sequence[int], size: int, process: int, processes: int, passes:
     return [list(batch[start : start + size]) for start in starts]
 
 
+def spread(numbers: Sequence[int], most: int) -> list[int]:
+    """At most so many, at even distances: tasks and languages lie one behind the other."""
+    n = min(most, len(numbers))
+    return [numbers[i * len(numbers) // n] for i in range(n)]
+
+
 class Batch(NamedTuple):
     """What the models read of some samples.
 

@@ -34,6 +34,7 @@ class Progress:
         losses: of every step, the mean over its samples.
         norms: of the gradient of every step, before it was clipped.
         evaluations: pairs of a step and the mean loss on what is held out.
+        exact_matches: pairs of a step and the share of right answers to what is held out.
         tokens: that models have read, without padding.
         left_out: why samples were left out, by name.
     """
@@ -42,6 +43,7 @@ class Progress:
     losses: list[float] = field(default_factory=list)
     norms: list[float] = field(default_factory=list)
     evaluations: list[tuple[int, float]] = field(default_factory=list)
+    exact_matches: list[tuple[int, float]] = field(default_factory=list)
     tokens: int = 0
     left_out: dict[str, str] = field(default_factory=dict)
 

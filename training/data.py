@@ -124,17 +124,20 @@ class TrainingData:
 
         All samples of a document, translations too, are on one side. At least half are trained on.
         """
-        documents: dict[tuple[str, int], list[int]] = {}
-        for number in self.numbers:
-            key = (self._cells["task"][number], self._cells["document"][number])
-            documents.setdefault(key, []).append(number)
         held_out = min(held_out, len(self.numbers) // 2)
         held: list[int] = []
-        keys = list(documents)
-        for place in np.random.default_rng(seed).permutation(len(keys)):
-            if len(held) + len(documents[keys[place]]) <= held_out:
-                held += documents[keys[place]]
+        for document in self._documents(self.numbers, seed):
+            if len(held) + len(document) <= held_out:
+                held += document
         return sorted(set(self.numbers) - set(held)), sorted(held)
+
+    def share(self, numbers: Sequence[int], fraction: float, seed: int) -> list[int]:
+        """Of some numbers a share, rounded up to whole documents; a smaller share is part of a larger one."""
+        kept: list[int] = []
+        for document in self._documents(numbers, seed):
+            if len(kept) < fraction * len(numbers):
+                kept += document
+        return sorted(kept)
 
     def __getitem__(self, number: int) -> Sample:
         """A sample, its image decoded.
@@ -160,6 +163,15 @@ class TrainingData:
             UserError: an image cannot be read.
         """
         return (self.knowledge[row] for row in rows)
+
+    def _documents(self, numbers: Sequence[int], seed: int) -> list[list[int]]:
+        """The numbers by document, in an order that the seed fixes."""
+        documents: dict[tuple[str, int], list[int]] = {}
+        for number in numbers:
+            key = (self._cells["task"][number], self._cells["document"][number])
+            documents.setdefault(key, []).append(number)
+        found = list(documents.values())
+        return [found[place] for place in np.random.default_rng(seed).permutation(len(found))]
 
     def _find(self, number: int, ids: Sequence[str]) -> list[int] | None:
         """The rows of a sample's items; None, and noted, if one is gone."""

@@ -16,7 +16,7 @@ from transformers import BatchFeature
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from comem_lmms.encoder import MemoryEncoder
-from comem_lmms.vlm import FrozenVLM
+from comem_lmms.vlm import Chat, FrozenVLM
 
 
 class Compressor(nn.Module):
@@ -87,6 +87,25 @@ class Learner:
         self.encoder.train(True)
         return losses
 
+    @torch.no_grad()
+    def answer(self, batch: Batch, chat: Chat, tokens: int) -> str:
+        """What the reader answers to a question, greedily, behind the memories of a batch of that sample alone."""
+        self.encoder.train(False)
+        layers = [m for vlm in (self.reader, self.encoder.vlm) for m in _layers(vlm) if m.training]
+        for layer in layers:  # in training mode some versions of transformers take the cache from them
+            layer.training = False
+        memories, *_ = self.encode(batch)
+        (answer,) = self.in_use.generate([chat], prefixes(memories, batch), max_new_tokens=tokens)
+        for layer in layers:
+            layer.training = True
+        self.encoder.train(True)
+        return answer.text
+
+    @property
+    def in_use(self) -> FrozenVLM:
+        """What answers, as it is used."""
+        return self.reader
+
 
 class Learnt(NamedTuple):
     """What a batch gave: the losses (B,) of its samples, the memories (n, n_vectors, D) of its items."""
@@ -100,13 +119,18 @@ def checkpoint_activations(*vlms: FrozenVLM) -> None:
 
     transformers ties that to training mode; the layers alone are put into it, what is inside them stays as in use.
     """
-    for model in (vlm.model for vlm in vlms):
+    for vlm in vlms:
         # Named so since transformers 5.24.
-        enable: Any = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+        enable: Any = getattr(vlm.model, "activation_checkpointing_enable", None)
+        enable = enable or vlm.model.gradient_checkpointing_enable
         enable({"use_reentrant": False})
-        for module in model.modules():
-            if isinstance(module, GradientCheckpointingLayer):
-                module.training = True
+        for layer in _layers(vlm):
+            layer.training = True
+
+
+def _layers(vlm: FrozenVLM) -> list[nn.Module]:
+    """Those whose activations can be computed again."""
+    return [module for module in vlm.model.modules() if isinstance(module, GradientCheckpointingLayer)]
 
 
 def leave_casting_to_autocast(encoder: MemoryEncoder) -> None:

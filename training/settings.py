@@ -15,7 +15,9 @@ from comem_lmms.errors import UserError, one_line
 
 PRESETS = Path(__file__).parent / "configs"
 # What may differ when an interrupted training goes on: none of it changes a weight.
-FREE = {"out", "save_every", "keep", "log_every", "eval_every", "tracker"}
+FREE = {"out", "save_every", "keep", "log_every", "eval_every", "eval_answers", "eval_tokens", "tracker"}
+# Numbers of which there may be none.
+NONE_IS_FINE = ("top_k", "seed", "eval_samples", "eval_answers")
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,8 @@ class Settings:
         dtype: of the frozen weights: "auto" (the checkpoint's), "bfloat16" or "float32". What learns is float32 always.
         attn_implementation: as in transformers.
         min_pixels, max_pixels: limits of an image's area, for processors that know them.
+        data_fraction: share of the samples to train on, whole documents; a smaller share is part of a larger one, and
+            what is held out is the same.
         top_k: items a sample is given at most, the best ones.
         vectors: an item becomes.
         depth, heads: of the resampler; its heads are ``hidden size / heads`` wide.
@@ -48,6 +52,8 @@ class Settings:
         activation_checkpointing: compute activations again in the backward pass instead of keeping them.
         seed: of fresh weights, dropout and the order of samples.
         eval_samples: held out of training at most, whole documents; 0 means none.
+        eval_answers: of those, that are also answered and compared with the right answers; 0 means none.
+        eval_tokens: of such an answer at most.
         eval_every, save_every, log_every: steps.
         keep: checkpoints.
         tracker: "auto" (tensorboard where it is installed), "none", or one that accelerate knows, e.g. "wandb".
@@ -63,6 +69,7 @@ class Settings:
     attn_implementation: str | None = None
     min_pixels: int | None = None
     max_pixels: int | None = None
+    data_fraction: float = 1.0
     top_k: int = 3
     vectors: int = 8
     depth: int = 8
@@ -83,6 +90,8 @@ class Settings:
     activation_checkpointing: bool = True
     seed: int = 1
     eval_samples: int = 64
+    eval_answers: int = 16
+    eval_tokens: int = 128
     eval_every: int = 100
     save_every: int = 100
     log_every: int = 10
@@ -92,15 +101,17 @@ class Settings:
     def __post_init__(self) -> None:
         for name, kind in get_type_hints(Settings).items():
             object.__setattr__(self, name, _as(kind, name, getattr(self, name)))
-        self._check(0, "top_k", "seed", "eval_samples", "weight_decay", "dropout", "warmup")
+        self._check(0, *NONE_IS_FINE, "weight_decay", "dropout", "warmup")
         counts = [f.name for f in fields(self) if f.type in (int, int | None)]
-        self._check(1, *(name for name in counts if name not in ("top_k", "seed", "eval_samples")))
+        self._check(1, *(name for name in counts if name not in NONE_IS_FINE))
         for name in ("lr", "clip", "init_std", "init_scale"):
             if getattr(self, name) <= 0:
                 raise UserError(f"{name}={getattr(self, name)} must be above 0")
         for name in ("dropout", "warmup"):
             if getattr(self, name) >= 1:
                 raise UserError(f"{name}={getattr(self, name)} is a share and must be below 1")
+        if not 0 < self.data_fraction <= 1:
+            raise UserError(f"data_fraction={self.data_fraction} is a share and must be above 0 and at most 1")
         if self.dtype not in ("auto", "bfloat16", "float32"):
             raise UserError(f"dtype={self.dtype!r} cannot be trained in; choose auto, bfloat16 or float32")
         if self.global_batch % self.batch_size:
@@ -138,7 +149,7 @@ def load(config: str, overrides: Sequence[str] = ()) -> Settings:
     Raises:
         UserError: there is no such file, a key is unknown or missing, or has no such value.
     """
-    given = _read(_find(config))
+    given = read_yaml(find_yaml(PRESETS, config, "settings"))
     for override in overrides:
         name, equals, value = override.partition("=")
         if not equals:
@@ -158,22 +169,33 @@ def presets() -> list[str]:
     return sorted(path.stem for path in PRESETS.glob("*.yaml"))
 
 
-def _find(config: str) -> Path:
+def find_yaml(folder: Path, config: str, what: str) -> Path:
+    """A YAML file, or one that ships in a folder by its name, with or without its ending.
+
+    Raises:
+        UserError: there is none.
+    """
     if Path(config).is_file():
         return Path(config)
-    preset = PRESETS / f"{config.removesuffix('.yaml')}.yaml"
-    if Path(config).name != config or not preset.is_file():
-        raise UserError(f"no settings at {config!r}; give a YAML file, or one of {', '.join(presets())}")
-    return preset
+    shipped = folder / f"{config.removesuffix('.yaml')}.yaml"
+    if Path(config).name != config or not shipped.is_file():
+        names = ", ".join(sorted(path.stem for path in folder.glob("*.yaml")))
+        raise UserError(f"no {what} at {config!r}; give a YAML file, or one of {names}")
+    return shipped
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file.
+
+    Raises:
+        UserError: it cannot be read, or holds something else.
+    """
     try:
         given = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"cannot read the settings in {path} ({one_line(error)})") from error
+        raise UserError(f"cannot read {path} ({one_line(error)})") from error
     if not isinstance(given, dict):
-        raise UserError(f"{path} holds a {type(given).__name__}, not name: value; write one setting a line")
+        raise UserError(f"{path} holds a {type(given).__name__}, not name: value; write one a line")
     return given
 
 

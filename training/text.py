@@ -61,6 +61,11 @@ class TextLearner(Learner):
         """Memories (n, n_vectors, D), and hidden states and embeddings of questions and answers, (B, L, D) each."""
         return self.compressor(batch.items, batch.question)
 
+    @property
+    def in_use(self) -> FrozenVLM:
+        """The LLM, which has the VLM read the question when it is to answer it."""
+        return TextReader(self.reader.name, self.reader.model, self.encoder)
+
     def losses(self, batch: Batch, memories: Tensor, *read: Tensor) -> Tensor:
         """Of each sample, (B,)."""
         if batch.question is None or batch.is_answer is None:

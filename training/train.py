@@ -22,7 +22,7 @@ from accelerate import Accelerator, DistributedDataParallelKwargs, PartialState
 from accelerate.tracking import get_available_trackers
 from accelerate.utils import gather_object, set_seed
 from comem_lmms.training import text
-from comem_lmms.training.batches import Batch, Collator, ahead, share, steps
+from comem_lmms.training.batches import Batch, Collator, ahead, share, spread, steps
 from comem_lmms.training.checkpoints import Checkpoints, Progress
 from comem_lmms.training.data import TrainingData
 from comem_lmms.training.learning import (
@@ -47,6 +47,8 @@ from comem_lmms.fingerprints import checkpoint_fingerprint
 from comem_lmms.knowledge import KnowledgeBase
 from comem_lmms.reference.reading import ReferenceEncoder
 from comem_lmms.resampler import ResamplerConfig
+from comem_lmms.scoring.exact import exact_match
+from comem_lmms.scoring.extraction import extract
 from comem_lmms.vlm import FrozenVLM, read_config
 
 log = logging.getLogger("comem_lmms.training")  # also where this module is run as __main__
@@ -77,7 +79,8 @@ class Training:
         passes = settings.passes(process.num_processes)
         self.knowledge = KnowledgeBase.open(micro.resolve(settings.knowledge, "knowledge"))
         self.data = TrainingData.open(settings.data, self.knowledge, settings.top_k)
-        self.numbers, self.held_out = self.data.split(settings.eval_samples, settings.seed)
+        train_on, self.held_out = self.data.split(settings.eval_samples, settings.seed)
+        self.numbers = self.data.share(train_on, settings.data_fraction, settings.seed)
         self.about = self._about(process.num_processes)
         self._check_run()
         self.vlm = self._load_vlm(str(process.device))
@@ -147,6 +150,10 @@ class Training:
             logged["eval_loss"] = self._evaluate()
             self.progress.evaluations.append((step, logged["eval_loss"]))
             log.info("step %s: held-out loss %.4f", step, logged["eval_loss"])
+            if answered := spread(self.held_out, self.settings.eval_answers):
+                logged["eval_exact_match"] = self._exact_match(answered)
+                self.progress.exact_matches.append((step, logged["eval_exact_match"]))
+                log.info("step %s: held-out exact match %.1f %%", step, 100 * logged["eval_exact_match"])
         if step % self.settings.log_every == 0 or last:
             recent = self.progress.losses[-self.settings.log_every :]
             logged |= {"loss": sum(recent) / len(recent), "lr": self.schedule.get_last_lr()[0]}
@@ -169,6 +176,21 @@ class Training:
             total, samples = total + float(losses.sum()), samples + len(losses)
             self._note_left_out([batch])
         return self._sum(total) / max(1.0, self._sum(samples))
+
+    def _exact_match(self, numbers: Sequence[int]) -> float:
+        """The share of samples whose final answer is the right one's; each process answers a part.
+
+        One at a time, so that no padding can turn a word: it is the same for any batch size.
+        """
+        right = answered = 0.0
+        for number in numbers[self._process :: self.accelerator.num_processes]:
+            batch = self.collate([number])
+            if batch.question is not None:  # else it was left out when its loss was measured
+                sample = self.data[number]
+                said = self.learner.answer(batch, sample.chat, self.settings.eval_tokens)
+                right += exact_match(extract(said).text, extract(sample.answer).text)
+                answered += 1
+        return self._sum(right) / max(1.0, self._sum(answered))
 
     def _finish(self, began: float, start: int) -> None:
         """Writes the encoder and what it was made of and by."""

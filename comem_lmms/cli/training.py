@@ -1,4 +1,4 @@
-"""``comem-lmms training-data``: training data made of rollouts, translated, merged and described."""
+"""``comem-lmms training-data`` and ``push``: training data made of rollouts, and what was trained on it shared."""
 
 import argparse
 import sys
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from comem_lmms.cli.retrieval import positive
+from comem_lmms.errors import UserError
 
 INTERRUPTED = 130
 
@@ -69,6 +70,17 @@ def add(commands: Any) -> None:
     stats.add_argument("data", type=Path, help="training data")
     stats.set_defaults(run=_stats)
 
+    push = commands.add_parser("push", help="upload a trained memory encoder to the Hugging Face Hub")
+    push.add_argument("source", help="folder of the memory encoder")
+    push.add_argument("repository", metavar="OWNER/NAME", help="on the Hub; made if need be")
+    push.add_argument("--private", action="store_true", help="for no one but you; refused if it is there and public")
+    push.add_argument("--revision", metavar="BRANCH", help="to upload to; made if need be")
+    push.add_argument("--results", type=Path, metavar="FOLDER", help="of lmms-eval, for the card: its table")
+    push.add_argument("--license", metavar="NAME", help="by the Hub's list; without, the card names none")
+    push.add_argument("--base", metavar="OWNER/NAME", help="the VLM on the Hub, where it was trained from a folder")
+    push.add_argument("--card-only", type=Path, metavar="FILE", help="write the card, and upload nothing")
+    push.set_defaults(run=_push)
+
 
 def _add_out(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="to write; must not be there")
@@ -116,6 +128,23 @@ def _stats(arguments: argparse.Namespace) -> None:
     from comem_lmms.training.synthesis.store import SampleFolder
 
     _say(SampleFolder.open(arguments.data).manifest)
+
+
+def _push(arguments: argparse.Namespace) -> None:
+    from comem_lmms.training.push import Parcel, check_name, push
+
+    check_name(arguments.repository)
+    parcel = Parcel(arguments.source, arguments.base)
+    card = parcel.add_card(arguments.repository, arguments.license, arguments.results)
+    if arguments.card_only is not None:
+        try:
+            arguments.card_only.write_text(card, encoding="utf-8")
+        except OSError as error:
+            raise UserError(f"cannot write {arguments.card_only} ({error.strerror}); name another file") from error
+        print(f"{arguments.card_only}: the card; nothing was uploaded")
+        return
+    pushed = push(parcel, arguments.repository, arguments.private, arguments.revision)
+    print(f"{pushed.url}: use it as memory_encoder={arguments.repository}@{pushed.commit}")
 
 
 def _say(manifest: dict[str, Any]) -> None:
