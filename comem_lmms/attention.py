@@ -58,10 +58,10 @@ def chunked_attention(
     )  # (n, longest), of what is laid side by side
     there = places < limits[1:, None]
     places = places.clamp(max=length - 1)
-    laid = [tensor[0][:, places].transpose(0, 1) for tensor in (query, key, value)]  # (n, H, longest, d)
+    q, k, v = (tensor[0][:, places].transpose(0, 1) for tensor in (query, key, value))  # (n, H, longest, d)
     whole = there.numel() == length
     mask = None if whole else there[:, None, None]
-    found = scaled_dot_product_attention(*laid, attn_mask=mask, dropout_p=dropout, scale=scaling)
+    found = scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, scale=scaling)
     flat = found.transpose(1, 2).flatten(0, 1)  # (n * longest, H, d)
     if not whole:
         chunk = torch.repeat_interleave(limits.diff(), output_size=length)
@@ -73,7 +73,7 @@ def _one_by_one(
     query: Tensor, key: Tensor, value: Tensor, limits: Tensor, scaling: float | None, dropout: float
 ) -> Tensor:
     parts = zip(*(tensor.split(limits.diff().tolist(), dim=2) for tensor in (query, key, value)), strict=True)
-    found = [scaled_dot_product_attention(*part, dropout_p=dropout, scale=scaling) for part in parts]
+    found = [scaled_dot_product_attention(q, k, v, dropout_p=dropout, scale=scaling) for q, k, v in parts]
     return torch.cat(found, dim=2).transpose(1, 2)
 
 
