@@ -69,6 +69,21 @@ def test_result_does_not_depend_on_workers_or_on_the_batch(small, micro_clip):
     np.testing.assert_allclose(vectors(small), vectors_, atol=1e-3)
 
 
+def test_two_processes_do_not_embed_one_base(small, micro_clip, monkeypatch):
+    refused, encode = [], micro_clip.encode
+
+    def encoded(pixels):
+        with pytest.raises(UserError, match=r"another process is at work in .*kb; wait for it, or stop it"):
+            embed(small, ClipEmbedder("micro"))
+        refused.append(len(list((small.folder / "embeddings").glob("*.npy"))))
+        return encode(pixels)
+
+    monkeypatch.setattr(micro_clip, "encode", encoded)
+    embed(small, micro_clip, batch_size=25, shard=25)
+    assert refused == [0, 1]
+    Embeddings.open(small).verify()
+
+
 def test_processes_make_the_same_files(small, micro_clip, run):
     embed(small, micro_clip)
     first = files(small)

@@ -268,6 +268,12 @@ def test_a_graph_cannot_be_divided(base):
         Index.open(base, part=(0, 2))
 
 
+@pytest.mark.parametrize("share", [float("nan"), 1.1, -1])
+def test_the_least_recall_is_a_share(base, share):
+    with pytest.raises(UserError, match=r"the least recall is .*; give a share from 0 to 1"):
+        Index.build(base, "flat", min_recall=share)
+
+
 def test_a_part_holds_its_share_only(base):
     Index.build(base, "flat")
     index = faiss.read_index(str(base.folder / "index/index.faiss"), faiss.IO_FLAG_MMAP_IFC)

@@ -8,6 +8,7 @@ alone, never from what was done before.
 import logging
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from tqdm import tqdm
 
 from comem_lmms import __version__
 from comem_lmms.errors import UserError, one_line
-from comem_lmms.files import read_json, sha256, write_json
+from comem_lmms.files import alone, read_json, sha256, write_json
 from comem_lmms.knowledge import KnowledgeBase
 from comem_lmms.retrieval.clip import BATCH, ClipEmbedder
 from comem_lmms.retrieval.embeddings import FOLDER, MANIFEST, SHARD, Embeddings, check_base, file_name, fingerprint
@@ -45,8 +46,8 @@ def embed(
         shard: images of a file.
 
     Raises:
-        UserError: no item has an image, an image cannot be read, the disk refuses, or the folder holds vectors of
-            another base or model.
+        UserError: no item has an image, an image cannot be read, the disk refuses, another process is at work, or the
+            folder holds vectors of another base or model.
     """
     if batch_size < 1 or workers < 0:
         raise UserError(f"batch_size={batch_size} and workers={workers}: give at least 1 and 0")
@@ -66,18 +67,19 @@ def embed(
         "computed_in": str(embedder.dtype).removeprefix("torch."),
         "shard": shard,
     }
-    if process.is_main_process:
-        _begin(folder, settings)
-    process.wait_for_everyone()
-    _check(folder, settings, knowledge)
-    if not (folder / MANIFEST).is_file():
-        shards = range(process.process_index, _count(settings), process.num_processes)
-        missing = [number for number in shards if not (folder / file_name(number)).is_file()]
-        _fill(folder, knowledge, embedder, missing, shard, batch_size, workers, not process.is_main_process)
-        process.wait_for_everyone()
+    with alone(knowledge.folder) if process.is_main_process else nullcontext():
         if process.is_main_process:
-            _finish(folder, settings)
+            _begin(folder, settings)
         process.wait_for_everyone()
+        _check(folder, settings, knowledge)
+        if not (folder / MANIFEST).is_file():
+            shards = range(process.process_index, _count(settings), process.num_processes)
+            missing = [number for number in shards if not (folder / file_name(number)).is_file()]
+            _fill(folder, knowledge, embedder, missing, shard, batch_size, workers, not process.is_main_process)
+            process.wait_for_everyone()
+            if process.is_main_process:
+                _finish(folder, settings)
+            process.wait_for_everyone()
     return Embeddings.open(knowledge)
 
 

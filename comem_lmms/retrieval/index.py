@@ -55,12 +55,24 @@ class Index:
         return int(self.about["images"])
 
     def search(self, vectors: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """Scores (n, k) float32 and numbers (n, k) int64 of the k nearest images, best first; -1 for none."""
+        """Scores (n, k) float32 and numbers (n, k) int64 of the k nearest images, best first; -1 for none.
+
+        Raises:
+            UserError: FAISS cannot find so many; on a GPU it finds 2048 at most.
+        """
         vectors = np.ascontiguousarray(vectors, dtype=np.float32)
         if self._embeddings is not None:
-            return _reranked(self._embeddings, vectors, self._index.search(vectors, k * RERANKED)[1], k)
-        scores, numbers = self._index.search(vectors, k)
+            return _reranked(self._embeddings, vectors, self._found(vectors, k * RERANKED)[1], k)
+        scores, numbers = self._found(vectors, k)
         return scores, np.where(numbers < 0, numbers, numbers + self._first)
+
+    def _found(self, vectors: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        try:
+            return self._index.search(vectors, k)
+        except RuntimeError as error:
+            raise UserError(
+                f"FAISS cannot find the {k} nearest ({one_line(error)}); lower top_k, or search on the CPU"
+            ) from error
 
     @classmethod
     def open(cls, knowledge: KnowledgeBase, device: str = "cpu", part: tuple[int, int] = (0, 1)) -> "Self":
@@ -110,6 +122,8 @@ class Index:
         Raises:
             UserError: there are no embeddings, FAISS cannot make the index, or it does not reach the recall.
         """
+        if not 0 <= min_recall <= 1:
+            raise UserError(f"the least recall is {min_recall}; give a share from 0 to 1")
         embeddings = Embeddings.open(knowledge)
         embeddings.verify()
         check_device(device)
