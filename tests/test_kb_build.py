@@ -181,6 +181,8 @@ def test_filters_count_what_they_leave_out(tmp_path):
     assert base.manifest["rejects"] == {}
     with pytest.raises(UserError, match="--image-type 'jpg' is not known; give of bmp"):
         Filters(image_type=("jpg",))
+    with pytest.raises(UserError, match="--min-size -1 must be at least 0"):
+        Filters(min_size=-1)
 
 
 def test_filters_go_by_what_the_source_declares_and_spare_requests(tmp_path):

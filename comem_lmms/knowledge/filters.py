@@ -32,6 +32,9 @@ class Filters:
     def __post_init__(self) -> None:
         if unknown := [name for name in self.image_type if name not in _TYPES]:
             raise UserError(f"--image-type {unknown[0]!r} is not known; give of {', '.join(_TYPES)}")
+        for name in ("min_size", "min_text", "max_text"):
+            if (value := getattr(self, name)) is not None and value < 0:
+                raise UserError(f"--{name.replace('_', '-')} {value} must be at least 0")
 
     def of_source(self, candidate: Candidate) -> str | None:
         """Which one leaves out a candidate, by what the source says about it."""
