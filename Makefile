@@ -15,7 +15,8 @@ demo: $(INSTALLED)
 	rm -rf results/microseek
 	$(VENV)/bin/comem-lmms memorize results/microseek/bank --batch_size 16
 	$(VENV)/bin/lmms-eval --config examples/microseek.yaml
-	$(VENV)/bin/comem-lmms report results/microseek --format html --baseline baseline > results/microseek/report.html
+	$(VENV)/bin/comem-lmms report results/microseek --format html --baseline baseline --support \
+		--plots results/microseek/plots > results/microseek/report.html
 	$(VENV)/bin/comem-lmms report results/microseek --json results/microseek/summary.json --rows 6
 
 test: $(TESTED) lint
@@ -32,7 +33,7 @@ micro: $(INSTALLED)
 $(INSTALLED): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --upgrade pip
-	$(VENV)/bin/python -m pip install --quiet --editable .
+	$(VENV)/bin/python -m pip install --quiet --editable ".[plots]"
 	touch $@
 
 $(TESTED): $(INSTALLED)

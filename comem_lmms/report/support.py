@@ -54,7 +54,8 @@ def find_support(lines: Sequence[Line], columns: Sequence[Column]) -> tuple[dict
             try:
                 found[place] = finder.find(lines[place], column.task)
             except UserError as error:
-                silent.setdefault(str(error), []).append(f"{lines[place].name} on {column.task}")
+                named = f"{lines[place].name} ({lines[place].knowledge}) on {column.task}"
+                silent.setdefault(str(error), []).append(named)
         shared = [one for place, one in found.items() if not lines[place].is_control]
         for place in asked:
             if lines[place].retrieval == "none" and shared and all(one == shared[0] for one in shared):
@@ -62,7 +63,7 @@ def find_support(lines: Sequence[Line], columns: Sequence[Column]) -> tuple[dict
         for place, (measure, places) in found.items():
             result = lines[place].results[column.task]
             counts[place, column.task] = count_ranks(measure, places, result, column.metric)
-    told = [f"{', '.join(names)}: {reason}" for reason, names in silent.items()]
+    told = [f"{', '.join(dict.fromkeys(names))}: {reason}" for reason, names in silent.items()]
     return counts, [f"Support is not known of {'; of '.join(told)}."] if told else []
 
 
@@ -152,6 +153,6 @@ def _argument(line: Line, name: str, default: str) -> str:
 
 def _check(line: Line, task: str, part: str, fingerprint: str, what: str) -> None:
     """Answers tell the beginnings of fingerprints."""
-    told = {usage["fingerprints"].get(part) for usage in line.results[task].answers.usages if "fingerprints" in usage}
+    told = {(usage.get("fingerprints") or {}).get(part) for usage in line.results[task].answers.usages}
     if any(one and not fingerprint.startswith(one) for one in told):
         raise UserError(f"{what} is not what it was")
