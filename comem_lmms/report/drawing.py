@@ -92,8 +92,8 @@ def _write(canvas: Any, figure: Figure, folder: Path, kinds: Sequence[str]) -> l
     paths = []
     for kind in kinds:
         content = BytesIO()
-        dated = {"Date": None} if kind == "svg" else {}  # or it would be the day's
-        drawn.savefig(content, format=kind, metadata={"Description": digest(figure), **dated})
+        without = {"Date": None, "Creator": None} if kind == "svg" else {}
+        drawn.savefig(content, format=kind, metadata={"Description": digest(figure), **without})
         picture = content.getvalue()
         paths.append(folder / f"{figure.name}.{kind}")
         paths[-1].write_bytes(_with_font(picture.decode()).encode() if kind == "svg" else picture)
