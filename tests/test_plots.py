@@ -57,6 +57,20 @@ def test_of_several_benchmarks_it_is_the_average(tmp_path):
     assert {f"accuracy-{kind}: {reason}" for kind in ("tokens", "seconds", "k")} <= set(found.left_out)
 
 
+def test_labels_say_what_tells_lines_apart(tmp_path):
+    three(tmp_path)
+    named = [series.label for series in by_name(figures(build(tmp_path)))["accuracy-tokens"].series]
+    assert named == ["baseline", "vanilla_rag", "comem"]
+    write_run(tmp_path / "4", {"okvqa": ones(5, 100)}, "comem", arguments="pretrained=a/b,top_k=7,retrieval=oracle")
+    figure = by_name(figures(build(tmp_path)))["accuracy-tokens"]
+    assert [(series.label, series.is_control) for series in figure.series] == [
+        (f"baseline, {MODEL}", False),
+        (f"vanilla_rag, {MODEL}, clip, k=3", False),
+        (f"comem, {MODEL}, clip, k=3", False),
+        ("comem, a/b, oracle, k=7", True),
+    ]
+
+
 def by_k(folder):
     for k in (1, 5, 3):
         for method, right in METHODS[1:]:

@@ -105,6 +105,19 @@ def test_without_retrieval_by_what_the_others_were_given(tmp_path, retrieved, mi
     assert (0, "microseek") not in build(tmp_path, support=True).support
 
 
+def test_what_no_line_tells_is_said(tmp_path):
+    write_run(tmp_path, {"microseek": {"exact_match": ones(1, 2)}}, "baseline", usages=[usage(retrieved=[])] * 2)
+    table = build(tmp_path, support=True)
+    assert (table.support, table.remarks) == ({}, ["Support is not known: no line tells what was retrieved."])
+
+
+def test_points_that_are_no_fractions_are_neither_right_nor_wrong(tmp_path, retrieved, microseek):
+    results(tmp_path, retrieved, microseek)
+    log = next(tmp_path.glob("*_results.json"))
+    log.write_text(log.read_text().replace('"exact_match,none": 0.', '"exact_match,none": 7.'))
+    assert build(tmp_path, support=True).support == {}
+
+
 def test_answers_from_a_cache_are_not_counted(tmp_path, retrieved, microseek):
     usages = given(*retrieved, microseek)
     usages[0] = usages[11] = None
@@ -146,6 +159,13 @@ def test_another_base_run_or_document_is_noticed(tmp_path, retrieved, microseek)
     assert f"knowledge base {base.folder} is not what it was" in note
     assert f"retrieval run {run.folder} is not what it was" in note
     assert "the task has other documents by now" in note
+
+
+def test_an_item_that_the_base_lacks_is_said(tmp_path, retrieved, microseek):
+    """By logs of versions that told no fingerprints."""
+    usages = [usage(retrieved=["realm-0000", "no such item"], fingerprints=None)] * LIMIT
+    (note,) = build(results(tmp_path, retrieved, microseek, usages=usages), support=True).remarks
+    assert note.endswith(f"knowledge base {retrieved[0].folder} has no item 'no such item', which was retrieved.")
 
 
 def test_every_format_has_the_counts(tmp_path, retrieved, microseek):

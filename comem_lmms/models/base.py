@@ -117,7 +117,7 @@ class KnowledgeModel(lmms):
         """
         if not requests:  # a process may get none
             return []
-        is_on_gpu = self.device.type == "cuda" and not self.base  # a base may compute in another process
+        is_on_gpu = not self.base and self.device.type == "cuda"  # a base may compute in another process
         if is_on_gpu:
             torch.cuda.reset_peak_memory_stats(self.device)
         with reported():

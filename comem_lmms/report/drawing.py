@@ -119,23 +119,23 @@ def _numbers(axes: Any, figure: Figure) -> list[Any]:
             axes.axhline(series.points[0].y, color=_look(series)["color"], linestyle=":", linewidth=1)
         handles.append(_plot(axes, series, [point.x for point in series.points]))
         # Curves take turns in writing above and below, so that two do not write into each other.
-        how = {"va": "bottom"} if len(handles) % 2 else {"va": "top"}
+        side, away = ("bottom", 6) if len(handles) % 2 else ("top", -6)
         for point in series.points:
             axes.annotate(
                 point.text,
                 (point.x, point.y),
-                (0, 6 if len(handles) % 2 else -6),
+                (0, away),
                 textcoords="offset points",
                 ha="center",
+                va=side,
                 fontsize="small",
                 color=_look(series)["color"],
-                **how,
             )
     axes.margins(x=0.07, y=0.1)
     known = [point.x for series in figure.series for point in series.points if point.x > 0]
     if figure.name == "accuracy-k":
         axes.set_xticks(sorted({point.x for series in figure.series for point in series.points}))
-    elif max(known) > 5 * min(known):
+    elif known and max(known) > 5 * min(known):
         _logarithmic(axes)
     return handles
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from comem_lmms.report.columns import AVERAGE, Column
 from comem_lmms.report.costs import Cost
 from comem_lmms.report.leaderboard import Cell, Table
-from comem_lmms.report.lines import Line
+from comem_lmms.report.lines import HOW, Line
 from comem_lmms.report.ranks import Ranks, count_ranks, item_ranks
 from comem_lmms.scoring.aggregate import estimate
 
@@ -135,12 +135,9 @@ def _groups(lines: Sequence[Line]) -> list[list[int]]:
     groups: dict[Any, list[int]] = {}
     for place, line in enumerate(lines):
         run = next(iter(line.results.values())).run
-        same = tuple(sorted((name, value) for name, value in run.arguments.items() if name not in _NOT_COMPARED))
+        same = tuple(sorted((name, value) for name, value in run.arguments.items() if name not in ("top_k", *HOW)))
         groups.setdefault((line.method, line.retrieval, same, tuple(run.extent.items())), []).append(place)
     return [sorted(group, key=lambda place: lines[place].k or 0) for group in groups.values()]
-
-
-_NOT_COMPARED = ("top_k", "batch_size", "max_batch_size", "device")
 
 
 def _costs(table: Table, names: Sequence[str], found: Figures) -> None:
@@ -161,7 +158,8 @@ def _costs(table: Table, names: Sequence[str], found: Figures) -> None:
                 if (x := value(table.costs[place])) is not None and table.cells[place][headline].value is not None
             ]
             if points:
-                series.append(_series(table, names, group[0], points, is_joined=len(points) > 1))
+                is_curve = len(group) > 1
+                series.append(_series(table, names, group[0], points, with_k=not is_curve, is_joined=is_curve))
         if not series:
             found.left_out.append(f"{name}: no answer tells its {what.partition(' of ')[0]} (--log_samples)")
             continue
@@ -174,25 +172,35 @@ def _read(cost: Cost) -> float | None:
 
 def _by_k(table: Table, names: Sequence[str], found: Figures) -> None:
     headline = _headline(table)
-    groups = [group for group in _groups(table.lines) if len({table.lines[place].k for place in group}) > 1]
-    if headline is None or not groups:
-        reason = "no two lines differ in k alone" if headline is not None else "there is no average over the benchmarks"
-        found.left_out.append(f"accuracy-k: {reason}")
+    if headline is None:
+        found.left_out.append("accuracy-k: there is no average over the benchmarks")
         return
-    series = []
-    for group in groups:
-        points = [
-            _point(k, table.cells[place][headline])
-            for place in group
-            if (k := table.lines[place].k) is not None and table.cells[place][headline].value is not None
-        ]
-        series.append(_series(table, names, group[0], points, is_joined=True))
-    models = {table.lines[place].model for group in groups for place in group}
-    for place, line in enumerate(table.lines):
-        if line.retrieval == "none" and line.model in models and table.cells[place][headline].value is not None:
-            point = _point(0, table.cells[place][headline])
-            series.insert(0, _series(table, names, place, [point], is_level=True))
-    found.drawn.append(Figure("accuracy-k", "", "items a question, k", _y(table.columns[headline]), "numbers", series))
+    values = [cells[headline] for cells in table.cells]
+    groups = [[place for place in group if values[place].value is not None] for group in _groups(table.lines)]
+    several = [group for group in groups if len({table.lines[place].k for place in group}) > 1]
+    if not several:
+        found.left_out.append("accuracy-k: no two lines differ in k alone")
+        return
+    series = [
+        _series(
+            table,
+            names,
+            group[0],
+            [_point(table.lines[place].k or 0, values[place]) for place in group],
+            is_joined=True,
+        )
+        for group in several
+    ]
+    models = {table.lines[place].model for group in several for place in group}
+    alone = [place for place, line in enumerate(table.lines) if line.retrieval == "none" and line.model in models]
+    levels = [
+        _series(table, names, place, [_point(0, values[place])], is_level=True)
+        for place in alone
+        if values[place].value is not None
+    ]
+    found.drawn.append(
+        Figure("accuracy-k", "", "items a question, k", _y(table.columns[headline]), "numbers", [*levels, *series])
+    )
 
 
 def _by_language(table: Table, names: Sequence[str], found: Figures) -> None:
@@ -256,7 +264,7 @@ def _rows(table: Table, names: Sequence[str], name: str, title: str, places: Map
 
 def _by_rank(table: Table, names: Sequence[str], found: Figures) -> None:
     for column in table.columns:
-        if column.split or column.task == AVERAGE or column.lower_is_better:
+        if not column.says_what_is_right:
             continue
         name = f"rank-{_file(column.task)}"
         ranks = dict(_ranks(table, column))

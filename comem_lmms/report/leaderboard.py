@@ -115,8 +115,7 @@ def build(
 def _with_support(table: Table) -> Table:
     from comem_lmms.report.support import find_support  # reads knowledge bases and tasks, which the rest does without
 
-    wholes = [column for column in table.columns if not column.split and column.task != AVERAGE]
-    counts, remarks = find_support(table.lines, [column for column in wholes if not column.lower_is_better])
+    counts, remarks = find_support(table.lines, [column for column in table.columns if column.says_what_is_right])
     return replace(table, support=counts, remarks=[*table.remarks, *remarks])
 
 

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from comem_lmms import harness, micro
 from comem_lmms.errors import UserError
 from comem_lmms.knowledge import KnowledgeBase
+from comem_lmms.records import KINDS
 from comem_lmms.report.columns import Column
 from comem_lmms.report.lines import Line
 from comem_lmms.report.ranks import Ranks, count_ranks
@@ -41,6 +42,9 @@ def find_support(lines: Sequence[Line], columns: Sequence[Column]) -> tuple[dict
     """Counts by the place of a line and the task, and what is to be said of those that have none.
 
     A line without retrieval is counted by what the others of its task were given, if all were given the same.
+
+    Args:
+        columns: of whole tasks, the metric of which says what is right.
     """
     finder = _Finder()
     counts: dict[tuple[int, str], Ranks] = {}
@@ -64,6 +68,8 @@ def find_support(lines: Sequence[Line], columns: Sequence[Column]) -> tuple[dict
             result = lines[place].results[column.task]
             counts[place, column.task] = count_ranks(measure, places, result, column.metric)
     told = [f"{', '.join(dict.fromkeys(names))}: {reason}" for reason, names in silent.items()]
+    if not counts and not told:
+        return counts, ["Support is not known: no line tells what was retrieved."]
     return counts, [f"Support is not known of {'; of '.join(told)}."] if told else []
 
 
@@ -83,6 +89,8 @@ class _Finder:
         if not given:
             raise UserError("no sample log tells what was retrieved (--log_samples, and no answers from --use_cache)")
         knowledge = self._base(line, task)
+        if lacking := {id_ for ids in given.values() for id_ in ids if knowledge.find(id_) is None}:
+            raise UserError(f"knowledge base {knowledge.folder} has no item {min(lacking)!r}, which was retrieved")
         facts = self._facts(line, task)
         key = (task, knowledge.folder, tuple(sorted(given.items())))
         if key not in self._known:
@@ -96,10 +104,10 @@ class _Finder:
         return knowledge
 
     def _facts(self, line: Line, task: str) -> Facts:
-        folder = Path(_argument(line, "retrieval", "clip"))
-        if Run.is_at(folder):
-            run = self._run(folder)
-            _check(line, task, "retrieval", run.fingerprint, f"retrieval run {folder}")
+        named = _argument(line, "retrieval", "clip")
+        if named not in KINDS and Run.is_at(Path(named)):
+            run = self._run(Path(named))
+            _check(line, task, "retrieval", run.fingerprint, f"retrieval run {named}")
             return _of_run(run, task)
         facts, targets = self._documents(task)
         if any(targets.get(number) != target for number, target in line.results[task].answers.targets.items()):
@@ -138,10 +146,7 @@ def _of_run(run: Run, task: str) -> Facts:
 
 def _documents(task: str) -> tuple[Facts, dict[int, str]]:
     """What a task's own documents tell, and their right answers as a sample log has them."""
-    try:
-        (documents,) = harness.documents([task])
-    except SystemExit as error:  # of a task whose data is missing
-        raise UserError(f"the documents of task {task} are not here") from error
+    (documents,) = harness.documents([task])
     rows = {n: {"task": task, **documents.facts(n)._asdict()} for n in range(len(documents))}
     targets = {number: documents.target(number) for number in rows}
     return Facts(rows, normaliser(task, documents.declared.get("normalise"))), targets
