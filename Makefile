@@ -1,4 +1,4 @@
-# make demo   the three ways of answering on MicroSeek, in one table
+# make demo   the three ways of answering on MicroSeek, in one table, with plots and a page
 # make test   the whole suite, in two processes; make test WORKERS=8
 # make micro  train the bundled micro models again, from another seed (some hours); make micro SEED=3
 # Each sets itself up in the virtual environment $(VENV).
