@@ -1,4 +1,4 @@
-# make demo   the three ways of answering on MicroSeek, in one table
+# make demo   the three ways of answering on MicroSeek, in one table, with plots and a page
 # make test   the whole suite, in two processes; make test WORKERS=8
 # make micro  train the bundled micro models again, from another seed (some hours); make micro SEED=3
 # Each sets itself up in the virtual environment $(VENV).
@@ -15,7 +15,8 @@ demo: $(INSTALLED)
 	rm -rf results/microseek
 	$(VENV)/bin/comem-lmms memorize results/microseek/bank --batch_size 16
 	$(VENV)/bin/lmms-eval --config examples/microseek.yaml
-	$(VENV)/bin/comem-lmms report results/microseek --format html --baseline baseline > results/microseek/report.html
+	$(VENV)/bin/comem-lmms report results/microseek --format html --baseline baseline --support \
+		--plots results/microseek/plots > results/microseek/report.html
 	$(VENV)/bin/comem-lmms report results/microseek --json results/microseek/summary.json --rows 6
 
 test: $(TESTED) lint
@@ -32,7 +33,7 @@ micro: $(INSTALLED)
 $(INSTALLED): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --upgrade pip
-	$(VENV)/bin/python -m pip install --quiet --editable .
+	$(VENV)/bin/python -m pip install --quiet --editable ".[plots]"
 	touch $@
 
 $(TESTED): $(INSTALLED)

@@ -1,10 +1,11 @@
-"""Writes tables of MicroSeek from measured results into README.md, docs/report.md and docs/microseek.md.
+"""Writes tables and plots of MicroSeek from measured results into README.md, docs/report.md and docs/microseek.md.
 
     make demo && python benchmarks/readme.py results/microseek
     make micro SEED=2 && python benchmarks/readme.py results/micro-2 another-seed
 
-copy ``summary.json`` and the main table to ``benchmarks/results/`` and put the tables between the markers of the
-documents. Without a folder the committed results are only rendered again.
+copy ``summary.json``, the main table and what the plots show to ``benchmarks/results/``, put the tables between the
+markers of the documents, and draw the plots that they show into docs/plots/. Without a folder the committed results are
+only rendered again.
 """
 
 import argparse
@@ -17,6 +18,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from comem_lmms.report import Row, build, render, write
+from comem_lmms.report.drawing import draw
+from comem_lmms.report.figures import Figure, figures
 
 ROOT = Path(__file__).parents[1]
 END = "<!-- end -->"
@@ -52,12 +55,14 @@ class Table(NamedTuple):
 
     def collect(self, folder: Path) -> None:
         """Takes over what the command left."""
+        table = build(folder, baseline="baseline", support=True)
         measured = {
             "date": date.today().isoformat(),
             "machine": f"{os.cpu_count()} CPU cores ({platform.machine()}), Python {platform.python_version()}",
             "versions": {name: version(name) for name in LIBRARIES},
             "rows": json.loads((folder / "summary.json").read_text()),
-            "main": write(build(folder, baseline="baseline"), "md"),
+            "main": write(table, "md"),
+            "figures": [figure.as_json() for figure in figures(table).drawn],
         }
         self.measured.write_text(json.dumps(measured, indent=1) + "\n")
 
@@ -73,6 +78,14 @@ TABLES = (
     Table(SHIPPED, ROOT / "docs/report.md", "make demo", "report", main=True),
     Table(OTHER, ROOT / "docs/microseek.md", "make micro SEED=2", "another-seed"),
 )
+PLOTS = ROOT / "docs/plots"
+SHOWN = ("accuracy-tokens", "accuracy-seconds", "parts-microseek", "rank-microseek")
+
+
+def shown() -> list[Figure]:
+    """What the plots in the documents show."""
+    drawn = (Figure.from_json(told) for told in TABLES[0].record()["figures"])
+    return [figure for figure in drawn if figure.name in SHOWN]
 
 
 def main() -> None:
@@ -84,6 +97,7 @@ def main() -> None:
         next(table for table in TABLES if table.name == args.table).collect(args.folder)
     for table in TABLES:
         table.write()
+    draw(shown(), PLOTS, ["png"])
 
 
 if __name__ == "__main__":

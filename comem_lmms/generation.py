@@ -1,6 +1,7 @@
 """Generation arguments: what an lmms-eval task asks for in, what transformers' ``generate`` takes out."""
 
 import logging
+import time
 from collections.abc import Mapping
 from functools import cache
 from typing import Any
@@ -57,6 +58,25 @@ class StopAt(StoppingCriteria):
         new = input_ids[:, self._prompt :][:, -self._window :]
         texts = self._tokenizer.batch_decode(new, skip_special_tokens=True)
         return torch.tensor([any(stop in text for stop in self._until) for text in texts], device=input_ids.device)
+
+
+class FirstToken(StoppingCriteria):
+    """Ends nothing, but notes when the first token of a batch is there, since ``generate`` asks it after each.
+
+    Attributes:
+        seconds: from the making of this to that token; None before.
+    """
+
+    def __init__(self) -> None:
+        self.seconds: float | None = None
+        self._start = time.perf_counter()
+
+    def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
+        """(B,) bool: that no row is done."""
+        if self.seconds is None:
+            input_ids[0, -1].item()  # a GPU is still at it until it is read; ``generate`` waits for it next anyway
+            self.seconds = time.perf_counter() - self._start
+        return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
 
 
 def _strings(given: str | list[str] | None) -> list[str]:

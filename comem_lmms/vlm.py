@@ -8,10 +8,11 @@ import logging
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import torch
 from jinja2 import TemplateError
@@ -25,7 +26,7 @@ from comem_lmms.attention import attend_in_chunks
 from comem_lmms.backbones import Backbone, backbone
 from comem_lmms.errors import UserError, one_line
 from comem_lmms.files import is_hub_id
-from comem_lmms.generation import StopAt, cut, generation_arguments
+from comem_lmms.generation import FirstToken, StopAt, cut, generation_arguments
 from comem_lmms.images import images_of, open_image
 
 log = logging.getLogger(__name__)
@@ -40,12 +41,19 @@ PER_TOKEN = {"attention_mask": 1, "mm_token_type_ids": 0, "token_type_ids": 0}
 NOT_BEHIND_MEMORY = {"prefill_chunk_size", "guidance_scale", "token_healing"}
 
 
-class Answer(NamedTuple):
-    """What a VLM said, and the tokens it read (memory vectors not counted) and wrote (the end token included)."""
+@dataclass(frozen=True)
+class Answer:
+    """What a VLM said; equal to another of the same text and tokens, however long it took.
+
+    Attributes:
+        prompt_tokens, output_tokens: read (memory vectors not counted) and written (the end token included).
+        first_token: seconds from when its batch was begun to the first token of the batch.
+    """
 
     text: str
     prompt_tokens: int
     output_tokens: int
+    first_token: float | None = field(default=None, compare=False)
 
 
 class FrozenVLM:
@@ -126,6 +134,7 @@ class FrozenVLM:
             prefixes: for each chat the memory vectors to put in front, (n_i, D); n_i may be 0 and differ.
             gen_kwargs: of the task, ``until`` included; see `generation_arguments`.
         """
+        first = FirstToken()
         arguments, until = generation_arguments(gen_kwargs)
         if prefixes and (hidden := sorted(NOT_BEHIND_MEMORY & arguments.keys())):
             raise UserError(f"generation argument {hidden[0]!r} cannot be used with memory; take it out of gen_kwargs")
@@ -134,17 +143,18 @@ class FrozenVLM:
         with self.prefixed(inputs, prefixes) as inputs:
             self._check_length(inputs, int(arguments.get("max_new_tokens", 0)))
             prompt = inputs["input_ids"].shape[1] if "input_ids" in inputs else 0  # embeddings are not given back
-            stop = StoppingCriteriaList([StopAt(until, prompt, self.processor.tokenizer)] if until else [])
+            stop = [StopAt(until, prompt, self.processor.tokenizer)] if until else []
             arguments = self.model_arguments({"pad_token_id": self.pad_id, **arguments})
             if arguments.get("token_healing"):
                 arguments["tokenizer"] = self.processor.tokenizer
-            output = self.model.generate(**inputs, **arguments, stopping_criteria=stop)
+            output = self.model.generate(**inputs, **arguments, stopping_criteria=StoppingCriteriaList([first, *stop]))
         new = output[:, prompt:]
         # Several sequences a chat (num_return_sequences) are an answer to a chat each; the first is the best.
         new = new[:: len(new) // len(chats)]
         ends = arguments.get("eos_token_id", self.model.generation_config.eos_token_id)
         ends = {arguments["pad_token_id"], *([ends] if isinstance(ends, int) else ends or [])}
-        return [self._answer(ids, length, ends, until) for ids, length in zip(new.tolist(), lengths, strict=True)]
+        written = [self._written(ids, ends, until) for ids in new.tolist()]
+        return [Answer(text, read, n, first.seconds) for (text, n), read in zip(written, lengths, strict=True)]
 
     def model_arguments(self, arguments: dict[str, Any]) -> dict[str, Any]:
         """Arguments of ``generate`` as the model needs them."""
@@ -338,13 +348,14 @@ class FrozenVLM:
             return {"type": "image"}
         raise UserError(f"a question holds a part of type {part['type']!r}; only text and images are supported")
 
-    def _answer(self, ids: list[int], prompt_tokens: int, ends: set[int], until: list[str]) -> Answer:
+    def _written(self, ids: list[int], ends: set[int], until: list[str]) -> tuple[str, int]:
+        """The answer in what was generated, and how many of its tokens are the answer's."""
         length = next((i + 1 for i, id_ in enumerate(ids) if id_ in ends), len(ids))
         text = self._decode(ids[:length])
         answer = cut(text, until)
         if answer != text:  # a row that stopped is filled up until its batch is done
             length = bisect_left(range(length), True, key=lambda n: cut(t := self._decode(ids[:n]), until) != t)
-        return Answer(answer, prompt_tokens, length)
+        return answer, length
 
     def _decode(self, ids: list[int]) -> str:
         tokenizer = self.processor.tokenizer

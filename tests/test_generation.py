@@ -1,9 +1,10 @@
 """What a task asks for is what transformers gets."""
 
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from comem_lmms.generation import cut, generation_arguments
+from comem_lmms.generation import FirstToken, cut, generation_arguments
 
 
 def test_greedy_unless_asked_otherwise():
@@ -55,3 +56,14 @@ def test_cut_ends_before_the_first_stop(text, until):
     short = cut(text, until)
     assert text.startswith(short)
     assert not any(stop in short for stop in until)
+
+
+def test_the_first_token_is_noted_and_nothing_ends():
+    first = FirstToken()
+    assert first.seconds is None
+    ids = torch.tensor([[1, 2], [3, 4]])
+    assert first(ids, None).tolist() == [False, False]
+    noted = first.seconds
+    assert noted >= 0
+    first(ids, None)
+    assert first.seconds == noted

@@ -363,6 +363,22 @@ def test_costs_are_of_the_benchmarks_that_all_share(tmp_path):
     )
 
 
+def test_time_to_the_first_token_memory_and_the_bank_have_columns_where_a_line_tells_them(tmp_path):
+    write_run(tmp_path / "1", {"okvqa": ones(1, 2)}, "baseline")
+    assert "questions / s |\n" in write(build(tmp_path), "md")
+    told = [usage(first_token=0.5, bank_bytes=2**20), usage(first_token=0.7, peak_memory=3 * 2**30)]
+    write_run(tmp_path / "2", {"okvqa": ones(1, 2)}, "comem", usages=told)
+    table = build(tmp_path)
+    assert table.costs[1].first_token == pytest.approx(0.6)
+    assert (table.costs[1].peak_memory, table.costs[1].bank_bytes) == (3 * 2**30, 2**20)
+    head, _, *lines = write(table, "md").split("Costs of a question\n\n")[1].splitlines()
+    assert [cell.strip() for cell in head.split("|")[-4:-1]] == ["s to first token", "peak GPU GiB", "bank MiB"]
+    assert [[cell.strip() for cell in line.split("|")[-4:-1]] for line in lines] == [
+        ["-", "-", "-"],
+        ["0.600", "3.00", "1.0"],
+    ]
+
+
 def test_provenance(tmp_path, capsys):
     write_run(tmp_path, {"okvqa": ones(5, 10)}, arguments=f"pretrained={MODEL},revision=abc123")
     (line,) = build(tmp_path).lines

@@ -128,6 +128,9 @@ def test_answers_from_a_bank_without_the_encoder(tmp_path):
     assert len(set(answers(read))) > 5
     assert usages(read)[0]["fingerprints"] == usages(filled)[0]["fingerprints"]
     assert usages(read)[0]["memory_vectors"] == 24
+    stored = sum(file.stat().st_size for file in (tmp_path / "bank").glob("*.safetensors"))
+    assert usages(read)[0]["bank_bytes"] == usages(filled)[0]["bank_bytes"] == stored
+    assert read["throughput"]["avg_bank_bytes"] == stored
     with pytest.raises(
         UserError, match=r"bank lacks \d+ of \d+ items that are asked for, first 'realm-\d+'; run `comem"
     ):

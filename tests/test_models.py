@@ -5,6 +5,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+import torch
 from helpers import ChatRecorder, answers, evaluate, indexed, spoiled_task, usages
 from lmms_eval.api.instance import Instance
 from lmms_eval.caching.response_cache import ResponseCache
@@ -39,15 +40,32 @@ def test_batch_size_does_not_change_an_answer(model):
 
 
 def test_what_an_answer_cost_is_logged():
-    usage = usages(evaluate("comem", model_args="top_k=2", limit=4, batch_size=3))[0]
+    results = evaluate("comem", model_args="top_k=2", limit=4, batch_size=3)
+    usage = usages(results)[0]
     assert usage["memory_vectors"] == 16
     assert len(usage["retrieved"]) == 2
     assert usage["input_tokens"] > 20
     assert usage["output_tokens"] >= 1
     assert set(usage["seconds"]) == {"retrieve", "encode", "answer"}
     assert set(usage["fingerprints"]) == {"knowledge", "retrieval", "vlm", "memory_encoder", "compat"}
+    assert 0 < usage["first_token"] < 3 * usage["seconds"]["answer"]  # which is a third of its batch's
+    assert (usage["peak_memory"] is None) == (not torch.cuda.is_available())
+    assert usage["bank_bytes"] is None
+    assert results["throughput"]["avg_first_token_seconds"] > 0
+    assert "avg_bank_bytes" not in results["throughput"]
+    told = results["efficiency"]["by_task"]["microseek"]
+    assert told["total_input_tokens"] == sum(u["input_tokens"] for u in usages(results))
     libraries = ("torch", "transformers", "peft")
     assert usage["versions"] == {"comem-lmms": __version__, **{name: version(name) for name in libraries}}
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+def test_gpu_memory_is_that_of_models_and_answers():
+    results = evaluate("comem", limit=4, batch_size=2, log_samples=True)
+    peak = usages(results)[0]["peak_memory"]
+    weights = sum(file.stat().st_size for file in micro.resolve("micro", "vlm").glob("*.safetensors"))
+    assert weights < peak <= torch.cuda.get_device_properties(0).total_memory
+    assert results["throughput"]["avg_peak_memory_bytes"] == peak
 
 
 def test_no_items_is_the_baseline():

@@ -5,6 +5,7 @@ import io
 import json
 import shutil
 import subprocess
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import jsonschema
@@ -19,6 +20,7 @@ from comem_lmms.cli.results import FORMATS as OF_COMMAND
 from comem_lmms.report import FORMATS, build, load_paper, write
 from comem_lmms.report.export import SCHEMA
 from comem_lmms.report.latex import PACKAGES
+from comem_lmms.report.ranks import Count, Ranks
 
 HOSTILE = r"""a|b\c_d_ *e* `f` <script>alert(1)</script> & "g' $h$ #i {j} ~k ^l %m ]( https://x &lt; \| \n ±’ 中"""
 
@@ -131,8 +133,10 @@ def test_the_hub_s_library_reads_the_model_index(table, model):
 
 
 def test_latex_compiles(table, model, tmp_path):
+    table = replace(table, support={(1, "okvqa"): Ranks("answer", {1: Count(3, 5), None: Count(1, 4)}, 2)})
     tex = write(table, "tex", splits=True)
-    assert tex.count(r"\toprule") == 2
+    assert tex.count(r"\toprule") == 3
+    assert r"3 (60.0 \%)" in tex
     assert ("57.7 (+2.3)" in tex) == (model == MODEL)
     engine = shutil.which("pdflatex") or shutil.which("tectonic")
     if engine is None:

@@ -1,10 +1,14 @@
 """``comem-lmms report`` and ``comem-lmms rescore``: what lmms-eval wrote, as tables and scored again."""
 
 import argparse
+import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from comem_lmms.errors import UserError
+
+if TYPE_CHECKING:
+    from comem_lmms.report import Table
 
 FORMATS = ("md", "tex", "csv", "html", "json", "hf")  # of comem_lmms.report, which imports numpy
 
@@ -23,6 +27,10 @@ def add(commands: Any) -> None:
     report.add_argument("--format", choices=FORMATS, help="of the main table: all methods by all benchmarks")
     report.add_argument("--baseline", metavar="METHOD", help="adds the differences to this method to the main table")
     report.add_argument("--paper", action="store_true", help="adds the paper's numbers, by the metric they are of")
+    report.add_argument(
+        "--support", action="store_true", help="adds whether the answer was in what was retrieved, and was given"
+    )
+    report.add_argument("--plots", type=Path, metavar="FOLDER", help="also draws the main table, as PNG and SVG")
     report.add_argument("--splits", action="store_true", help="adds all parts of benchmarks to the main table")
     report.add_argument("--verbose", action="store_true", help="says what the lines of the main table were made of")
     report.add_argument(
@@ -41,7 +49,8 @@ def add(commands: Any) -> None:
 def _report(arguments: argparse.Namespace) -> None:
     from comem_lmms.report import load_paper, read_rows, render, task_names, write_summary
 
-    of_main = arguments.format or arguments.baseline or arguments.paper or arguments.splits or arguments.verbose
+    a = arguments
+    of_main = a.format or a.baseline or a.paper or a.splits or a.verbose or a.support or a.plots
     if arguments.task is not None and of_main:
         raise UserError("--task is for the tables by task, --format and the like for the main table; give either")
     metric = arguments.metric or (load_paper().metric if arguments.paper else None)
@@ -63,8 +72,22 @@ def _main_table(arguments: argparse.Namespace, metric: str | None) -> str:
     from comem_lmms.report import build, load_paper, write
 
     paper = load_paper() if arguments.paper else None
-    table = build(arguments.folders, metric, arguments.baseline, paper)
+    table = build(arguments.folders, metric, arguments.baseline, paper, arguments.support)
+    if arguments.plots:
+        _draw(table, arguments.plots)
     return write(table, arguments.format or "md", arguments.splits, arguments.verbose)
+
+
+def _draw(table: "Table", folder: Path) -> None:
+    """What is written and what is not is told on the error stream, since the table has the other."""
+    from comem_lmms.report.drawing import draw
+    from comem_lmms.report.figures import figures
+
+    found = figures(table)
+    for path in draw(found.drawn, folder):
+        print(f"wrote {path}", file=sys.stderr)
+    for reason in found.left_out:
+        print(f"not drawn: {reason}", file=sys.stderr)
 
 
 def _rescore(arguments: argparse.Namespace) -> None:

@@ -102,6 +102,11 @@ class KnowledgeModel(lmms):
         """The memory in front, (n, D); None for wrappers without memory."""
         return None
 
+    @property
+    def bank_bytes(self) -> int | None:
+        """What memories take on disk; None where there is no bank."""
+        return None
+
     # What lmms-eval calls.
 
     def generate_until(self, requests: list[Instance]) -> list[GenerationResult]:
@@ -112,6 +117,9 @@ class KnowledgeModel(lmms):
         """
         if not requests:  # a process may get none
             return []
+        is_on_gpu = not self.base and self.device.type == "cuda"  # a base may compute in another process
+        if is_on_gpu:
+            torch.cuda.reset_peak_memory_stats(self.device)
         with reported():
             start = time.perf_counter()
             golds: list[str | None] = []
@@ -121,10 +129,13 @@ class KnowledgeModel(lmms):
             encoded = time.perf_counter()
             shared = {"retrieve": (retrieved - start) / len(requests), "encode": (encoded - retrieved) / len(requests)}
             results = self._delegate(requests, hits) if self.base else self._answer(requests, hits)
+        peak = torch.cuda.max_memory_allocated(self.device) if is_on_gpu else None
+        bank = self.bank_bytes
         for result, found, gold in zip(results, hits, golds, strict=True):
             usage = result.token_counts
             usage.retrieval, usage.retrieved, usage.gold = self.retrieval, [hit.id for hit in found], gold
             usage.seconds |= shared
+            usage.peak_memory, usage.bank_bytes = peak, bank
             usage.fingerprints = {part: value[:16] for part, value in self.fingerprints.items()}
         if not self.base:  # which logs for itself
             self._log(results)
@@ -220,6 +231,7 @@ class KnowledgeModel(lmms):
             start = time.perf_counter()
             chats = [self.chat(self._query(requests[i]).messages, hits[i]) for i in rows]
             prefixes = [self.prefix(hits[i]) for i in rows]
+            prepared = time.perf_counter() - start
             try:
                 answers = self.vlm.generate(chats, [p for p in prefixes if p is not None], **requests[rows[0]].args[2])
             except ValueError as error:  # a processor's, or that of transformers for a generation argument
@@ -233,6 +245,7 @@ class KnowledgeModel(lmms):
                 usage.memory_vectors = 0 if prefix is None else len(prefix)
                 usage.images_dropped = 0 if self.vlm.sees_images else len(images_of(chat))
                 usage.seconds["answer"] = seconds
+                usage.first_token = None if answer.first_token is None else prepared + answer.first_token
                 results[i] = GenerationResult(answer.text, usage)
             bar.update(len(rows))
         bar.close()
@@ -255,6 +268,12 @@ class KnowledgeModel(lmms):
         usages = [result.token_counts for result in results]
         seconds = {part: sum(u.seconds.get(part, 0.0) for u in usages) for part in ("retrieve", "encode", "answer")}
         tokens = sum(u.output_tokens or 0 for u in usages)
+        waits = [u.first_token for u in usages if u.first_token is not None]
+        measured = {
+            "first_token_seconds": sum(waits) / len(waits) if waits else None,
+            "peak_memory_bytes": usages[0].peak_memory,
+            "bank_bytes": usages[0].bank_bytes,
+        }
         log_metrics(
             total_elapsed_time=seconds["answer"],
             total_gen_tokens=tokens,
@@ -264,6 +283,7 @@ class KnowledgeModel(lmms):
                 "memory_vectors": sum(u.memory_vectors for u in usages) / len(usages),
                 "retrieve_seconds": seconds["retrieve"] / len(usages),
                 "encode_seconds": seconds["encode"] / len(usages),
+                **{name: value for name, value in measured.items() if value is not None},
             },
         )
 

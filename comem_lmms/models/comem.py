@@ -57,6 +57,11 @@ class CoMEM(RetrievingModel):
                 f"{vlm.name!r}; lower top_k"
             )
 
+    @property
+    def bank_bytes(self) -> int | None:
+        """What the memories of the bank take on disk, those that this run needs and all others."""
+        return self.memories.nbytes if isinstance(self.memories, MemoryBank) else None
+
     def encode(self, hits: Sequence[Sequence[Hit]]) -> None:
         """Encodes the items that have no memory yet."""
         rows = sorted({hit.row for found in hits for hit in found})

@@ -9,7 +9,10 @@ from lmms_eval.api.instance import TokenCounts
 
 from comem_lmms import __version__
 
-_MORE = ("memory_vectors", "images_dropped", "retrieval", "retrieved", "gold", "seconds", "fingerprints", "versions")
+_MORE = (
+    *("memory_vectors", "images_dropped", "retrieval", "retrieved", "gold", "seconds", "first_token", "peak_memory"),
+    *("bank_bytes", "fingerprints", "versions"),
+)
 
 
 @cache
@@ -29,6 +32,9 @@ class Usage(TokenCounts):
         retrieved: ids of the items the question was given, best first.
         gold: id of the right item, where the document tells.
         seconds: this question's share of the time its batch took, by part (retrieve, encode, answer).
+        first_token: seconds until the first token of its batch was there, from when the batch was begun.
+        peak_memory: bytes of the GPU that tensors took at most, the models' included, in the call that answered it.
+        bank_bytes: of the memory bank on disk.
         fingerprints: of what the answer depends on (knowledge base, retrieval, VLM, memory encoder), shortened.
         versions: of ours and of the libraries that compute answers.
     """
@@ -39,6 +45,9 @@ class Usage(TokenCounts):
     retrieved: list[str] = field(default_factory=list)
     gold: str | None = None
     seconds: dict[str, float] = field(default_factory=dict)
+    first_token: float | None = None
+    peak_memory: int | None = None
+    bank_bytes: int | None = None
     fingerprints: dict[str, str] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=lambda: dict(library_versions()))
 

@@ -32,6 +32,11 @@ class Column(NamedTuple):
     scale: int = 100
 
     @property
+    def says_what_is_right(self) -> bool:
+        """Whether it is of a whole task, by scores of which 1 is right and 0 wrong."""
+        return not self.split and self.task != AVERAGE and not self.lower_is_better and self.scale == 100
+
+    @property
     def name(self) -> str:
         """What stands above it."""
         return f"{self.task} {self.split}".strip()

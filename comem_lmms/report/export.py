@@ -14,7 +14,8 @@ from comem_lmms.report.reading import Evaluation
 SCHEMA = Path(__file__).with_name("schema.json")
 FIELDS = (
     *("method", "model", "retrieval", "k", "variant", "task", "split", "metric", "value", "stderr", "best", "baseline"),
-    *("difference", "low", "high", "p", "paper", "questions", "documents", "limit", "offset", "file", "notes"),
+    *("difference", "low", "high", "p", "paper", "supported_right", "supported_wrong", "unsupported_right"),
+    *("unsupported_wrong", "questions", "documents", "limit", "offset", "file", "notes"),
 )
 
 
@@ -28,10 +29,10 @@ def as_csv(table: Table) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, FIELDS, lineterminator="\n")
     writer.writeheader()
-    for line, cells in zip(table.lines, table.cells, strict=True):
+    for place, cells in enumerate(table.cells):
         for column, cell in zip(table.columns, cells, strict=True):
             if cell.value is not None:
-                writer.writerow(_record(table, line, column, cell))
+                writer.writerow(_record(table, place, column, cell))
     return text.getvalue().rstrip("\n")
 
 
@@ -58,11 +59,14 @@ def content(table: Table) -> dict[str, Any]:
                 "arguments": dict(_first(line).arguments),
                 "fingerprints": line.told("fingerprints"),
                 "versions": line.told("versions"),
-                "results": [_result(cell) for cell in cells],
+                "results": [
+                    {**_result(cell), "support": _support(table, place, column)}
+                    for column, cell in zip(table.columns, cells, strict=True)
+                ],
                 "cost": cost._asdict(),
                 "runs": {task: _run(result.run) for task, result in line.results.items()},
             }
-            for line, cells, cost in zip(table.lines, table.cells, table.costs, strict=True)
+            for place, (line, cells, cost) in enumerate(zip(table.lines, table.cells, table.costs, strict=True))
         ],
         "notes": dict(table.notes),
         "remarks": list(table.remarks),
@@ -95,6 +99,21 @@ def _result(cell: Cell) -> dict[str, Any]:
     }
 
 
+def _support(table: Table, place: int, column: Column) -> dict[str, Any] | None:
+    """Only of whole tasks."""
+    ranks = (table.support or {}).get((place, column.task)) if not column.split else None
+    if ranks is None:
+        return None
+    return {
+        "measure": ranks.measure,
+        "supported_right": ranks.supported.right,
+        "supported_wrong": ranks.supported.questions - ranks.supported.right,
+        "unsupported_right": ranks.unsupported.right,
+        "unsupported_wrong": ranks.unsupported.questions - ranks.unsupported.right,
+        "left_out": ranks.left_out,
+    }
+
+
 def _run(run: Evaluation) -> dict[str, Any]:
     return {
         "file": str(run.path),
@@ -110,7 +129,9 @@ def _run(run: Evaluation) -> dict[str, Any]:
     }
 
 
-def _record(table: Table, line: Line, column: Column, cell: Cell) -> dict[str, Any]:
+def _record(table: Table, place: int, column: Column, cell: Cell) -> dict[str, Any]:
+    line = table.lines[place]
+    support = _support(table, place, column) or {}
     difference = cell.difference._asdict() if cell.difference else {}
     run = _run(line.results[column.task].run) if column.task in line.results else {}
     record = {
@@ -125,6 +146,7 @@ def _record(table: Table, line: Line, column: Column, cell: Cell) -> dict[str, A
         "difference": difference.get("value"),
         **{name: difference.get(name) for name in ("low", "high", "p")},
         "paper": cell.paper,
+        **{name: support.get(name) for name in FIELDS if name.partition("_")[0] in ("supported", "unsupported")},
         **{name: run.get(name) for name in ("questions", "documents", "limit", "offset", "file")},
         "notes": "; ".join(table.notes[mark] for mark in (*column.marks, *cell.marks)),
     }

@@ -1,8 +1,9 @@
 """The main table and the cost table in, LaTeX (booktabs) for a paper out."""
 
 from comem_lmms.report import markdown
+from comem_lmms.report.grids import HEAD, Grid, grids, labels
 from comem_lmms.report.leaderboard import Cell, Table
-from comem_lmms.report.markdown import COSTS, HEAD, cost_cells, has_paper, labels, shown
+from comem_lmms.report.markdown import has_paper, shown
 
 PACKAGES = r"\usepackage[T1]{fontenc}\usepackage{booktabs,graphicx}"
 _SPECIAL = {
@@ -23,7 +24,7 @@ _SPECIAL = {
 
 
 def latex(table: Table, splits: bool = False) -> str:
-    """Two table environments, for a document with `PACKAGES`."""
+    """A table environment for each table, for a document with `PACKAGES`."""
     columns = shown(table, splits)
     head = [*HEAD]
     for place, column in columns:
@@ -41,12 +42,11 @@ def latex(table: Table, splits: bool = False) -> str:
         lines += [line, *([below] if any(below) else [])]
     notes = [f"{_sup((mark,))} {escape(note)}" for mark, note in table.notes.items()]
     notes += map(escape, table.remarks)
-    costs = [[*map(escape, names), *cost_cells(cost)] for names, cost in zip(labels(table), table.costs, strict=True)]
     return "\n\n".join(
         [
             rf"% needs {PACKAGES}",
             _environment(escape(markdown.caption(table)), head, lines, notes),
-            _environment("Costs of a question.", [*HEAD, *COSTS], costs, []),
+            *map(_grid, grids(table)),
         ]
     )
 
@@ -60,7 +60,18 @@ def _is_latin(character: str) -> bool:
     return ord(character) < 0x100 and character.isprintable()
 
 
-def _environment(caption: str, head: list[str], lines: list[list[str]], notes: list[str]) -> str:
+def _grid(grid: Grid) -> str:
+    lines = [[*map(escape, names), *(escape(shown) for _, shown in numbers)] for names, numbers in grid.lines]
+    head = [escape(name) for name in (*grid.texts, *grid.numbers)]
+    end = "" if grid.title.endswith("?") else "."
+    return _environment(
+        escape(grid.title) + end, head, lines, [escape(grid.note)] if grid.note else [], len(grid.texts)
+    )
+
+
+def _environment(
+    caption: str, head: list[str], lines: list[list[str]], notes: list[str], texts: int = len(HEAD)
+) -> str:
     rows = [" & ".join(line) + r" \\" for line in lines]
     return "\n".join(
         [
@@ -69,7 +80,7 @@ def _environment(caption: str, head: list[str], lines: list[list[str]], notes: l
             rf"\caption{{{caption}}}",
             # Not wider than the text, and never enlarged.
             r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
-            rf"\begin{{tabular}}{{{'l' * len(HEAD)}{'r' * (len(head) - len(HEAD))}}}",
+            rf"\begin{{tabular}}{{{'l' * texts}{'r' * (len(head) - texts)}}}",
             r"\toprule",
             " & ".join(head) + r" \\",
             r"\midrule",

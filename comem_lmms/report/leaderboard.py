@@ -5,7 +5,7 @@ and with it all that are not significantly worse after Holm's correction over th
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from comem_lmms.errors import UserError
@@ -14,6 +14,7 @@ from comem_lmms.report.comparable import compare_runs
 from comem_lmms.report.costs import Cost, cost
 from comem_lmms.report.lines import Line, Result, name_lines, newest
 from comem_lmms.report.paper import Paper
+from comem_lmms.report.ranks import Ranks
 from comem_lmms.report.reading import Evaluation, Folders, evaluations, read_answers, result_files
 from comem_lmms.report.scored import sample_of
 from comem_lmms.report.statistics import Difference, Sample, average, compare, holm
@@ -63,6 +64,7 @@ class Table:
         remarks: on the table as a whole.
         baseline: the method that differences are to.
         older: runs that newer ones replace.
+        support: by the place of a line and the task, whether what was retrieved held the answer; None if not asked for.
     """
 
     columns: Sequence[Column]
@@ -74,10 +76,15 @@ class Table:
     baseline: str | None
     paper: Paper | None
     older: Sequence[Evaluation]
+    support: Mapping[tuple[int, str], Ranks] | None = None
 
 
 def build(
-    folders: Folders, metric: str | None = None, baseline: str | None = None, paper: Paper | None = None
+    folders: Folders,
+    metric: str | None = None,
+    baseline: str | None = None,
+    paper: Paper | None = None,
+    support: bool = False,
 ) -> Table:
     """The main table of the newest runs below folders.
 
@@ -86,6 +93,7 @@ def build(
         metric: as lmms-eval calls it; by default each task's first.
         baseline: the method to which differences are given, among lines of the same model.
         paper: adds what the paper states.
+        support: adds whether what was retrieved held the answer, of which knowledge bases are read.
 
     Raises:
         UserError: there are no results, none has the metric, or no line is of the baseline.
@@ -100,7 +108,15 @@ def build(
     if baseline is not None and baseline not in {line.method for line in lines}:
         methods = ", ".join(dict.fromkeys(line.method for line in lines))
         raise UserError(f"--baseline {baseline} is no method of these results; there are {methods}")
-    return _Builder(lines, columns, baseline, paper).table(older)
+    table = _Builder(lines, columns, baseline, paper).table(older)
+    return _with_support(table) if support else table
+
+
+def _with_support(table: Table) -> Table:
+    from comem_lmms.report.support import find_support  # reads knowledge bases and tasks, which the rest does without
+
+    counts, remarks = find_support(table.lines, [column for column in table.columns if column.says_what_is_right])
+    return replace(table, support=counts, remarks=[*table.remarks, *remarks])
 
 
 def _lines(found: Iterable[Mapping[str, Evaluation]], columns: Sequence[Column]) -> list[Line]:

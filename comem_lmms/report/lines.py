@@ -9,7 +9,7 @@ from comem_lmms.report.reading import Answers, Evaluation
 from comem_lmms.report.rows import METHODS, RETRIEVALS, retrieval_of
 
 CONTROLS = ("oracle", "wrong")
-_HOW = ("batch_size", "device", "max_batch_size")  # say how answers are computed, not which
+HOW = ("batch_size", "device", "max_batch_size")  # say how answers are computed, not which
 # Where a model is named: first what answers in the place of another, then lmms-eval's own names for it.
 _MODEL = ("reader", "pretrained", "model", "model_version", "model_name", "model_id", "path", "engine")
 _SHOWN = (*_MODEL, "retrieval", "top_k")  # have columns of their own
@@ -89,7 +89,7 @@ def name_lines(results: Sequence[Mapping[str, Result]]) -> list[Line]:
 def _key(run: Evaluation) -> tuple[str, tuple[tuple[str, str], ...]]:
     """A run on a few of the questions does not replace one on all."""
     given = {**run.arguments, **run.extent}
-    return run.method, tuple(sorted((name, value) for name, value in given.items() if name not in _HOW))
+    return run.method, tuple(sorted((name, value) for name, value in given.items() if name not in HOW))
 
 
 def _line(results: Mapping[str, Result]) -> Line:
@@ -128,7 +128,7 @@ def _arguments(line: Line) -> dict[str, str]:
     run = next(iter(line.results.values())).run
     given = {**run.arguments, **run.extent}
     folders = given.get("retrieval") not in (None, *RETRIEVALS)
-    return {n: v for n, v in given.items() if n not in (*_HOW, *_SHOWN) or (n == "retrieval" and folders)}
+    return {n: v for n, v in given.items() if n not in (*HOW, *_SHOWN) or (n == "retrieval" and folders)}
 
 
 def _order(line: Line) -> tuple[Any, ...]:

@@ -4,33 +4,25 @@ import re
 from collections.abc import Sequence
 
 from comem_lmms.report.columns import Column
-from comem_lmms.report.costs import Cost
+from comem_lmms.report.grids import HEAD, Grid, grids, labels
 from comem_lmms.report.leaderboard import Cell, Table
 from comem_lmms.report.provenance import older_runs, provenance
 from comem_lmms.report.table import aligned, number
 
-HEAD = ("method", "model", "retrieval")
-COSTS = (
-    "prompt tokens",
-    "memory vectors",
-    "output tokens",
-    "s retrieving",
-    "s encoding",
-    "s answering",
-    "questions / s",
-)
 # An underscore within a word is one; all else that may mean something is escaped.
 _SPECIAL = re.compile(r"[\\`*\[\]|~$#!]|(?<!\w)_|_(?!\w)")
 
 
 def markdown(table: Table, splits: bool = False, verbose: bool = False) -> str:
-    """Both tables with their notes.
+    """All tables with their notes.
 
     Args:
         splits: with all parts of benchmarks, also those that a result is not made of.
         verbose: with what every line was made of, and the runs that newer ones replace.
     """
-    parts = ["\n".join(_results(table, splits)), _notes(table), "Costs of a question", "\n".join(_costs(table))]
+    parts = ["\n".join(_results(table, splits)), _notes(table)]
+    for grid in grids(table):
+        parts += [grid.title, "\n".join(_grid(grid)), f"- {escape(grid.note)}" if grid.note else ""]
     if verbose:
         parts += [_provenance(table), *_older(table)]
     elif table.older:
@@ -44,12 +36,6 @@ def escape(text: str) -> str:
     return _SPECIAL.sub(r"\\\g<0>", html)
 
 
-def cost_cells(cost: Cost) -> list[str]:
-    """The cells of a line of the cost table."""
-    counts = [number(value, 0) for value in cost[:3]]
-    return [*counts, *(number(value, 3) for value in cost[3:6]), number(cost.questions_per_second, 1)]
-
-
 def shown(table: Table, splits: bool) -> list[tuple[int, Column]]:
     """The columns to show, with their places."""
     return [(place, column) for place, column in enumerate(table.columns) if splits or column.is_made_of]
@@ -58,11 +44,6 @@ def shown(table: Table, splits: bool) -> list[tuple[int, Column]]:
 def has_paper(table: Table, place: int) -> bool:
     """Whether the paper states anything in a column."""
     return any(cells[place].paper is not None for cells in table.cells)
-
-
-def labels(table: Table) -> list[tuple[str, str, str]]:
-    """Method, model and retrieval of each line."""
-    return [(line.name, line.model, line.knowledge) for line in table.lines]
 
 
 def uncertain(cell: Cell) -> str:
@@ -131,9 +112,9 @@ def _notes(table: Table) -> str:
     return "\n".join([f"- {escape(caption(table))}", *notes, *(f"- {escape(remark)}" for remark in table.remarks)])
 
 
-def _costs(table: Table) -> list[str]:
-    lines = [[*map(escape, names), *cost_cells(cost)] for names, cost in zip(labels(table), table.costs, strict=True)]
-    return aligned([[*HEAD, *COSTS], *lines], left=len(HEAD))
+def _grid(grid: Grid) -> list[str]:
+    lines = [[*map(escape, names), *(shown for _, shown in numbers)] for names, numbers in grid.lines]
+    return aligned([[*grid.texts, *grid.numbers], *lines], left=len(grid.texts))
 
 
 def _provenance(table: Table) -> str:

@@ -10,8 +10,9 @@ from html import escape
 from pathlib import Path
 
 from comem_lmms.report import markdown
+from comem_lmms.report.grids import HEAD, Grid, grids, labels
 from comem_lmms.report.leaderboard import Cell, Table
-from comem_lmms.report.markdown import COSTS, HEAD, cost_cells, has_paper, labels
+from comem_lmms.report.markdown import has_paper
 from comem_lmms.report.provenance import older_runs, provenance
 
 FOLDER = Path(__file__).parent
@@ -26,7 +27,7 @@ def html(table: Table, splits: bool = False) -> str:
     filled = {
         "hash": b64encode(sha256(script.encode()).digest()).decode(),
         "parts": parts if has_parts else "",
-        "content": "\n".join([_results(table), _notes(table), _costs(table), _provenance(table)]),
+        "content": "\n".join([_results(table), _notes(table), *map(_grid, grids(table)), _provenance(table)]),
         "script": script,
     }
     page = (FOLDER / "page.html").read_text(encoding="utf-8")
@@ -52,13 +53,11 @@ def _results(table: Table) -> str:
     return _table("Results", head, rows)
 
 
-def _costs(table: Table) -> str:
-    head = [*map(_head, HEAD), *(_head(name, "", "number") for name in COSTS)]
-    rows = []
-    for names, cost in zip(labels(table), table.costs, strict=True):
-        cells = zip(cost, cost_cells(cost), strict=False)
-        rows.append(_row(names, [_td(value, escape(text)) for value, text in cells]))
-    return f"<h2>Costs of a question</h2>\n{_table('Costs of a question', head, rows)}"
+def _grid(grid: Grid) -> str:
+    head = [*map(_head, grid.texts), *(_head(name, "", "number") for name in grid.numbers)]
+    rows = [_row(names, [_td(value, escape(shown)) for value, shown in numbers]) for names, numbers in grid.lines]
+    note = f"\n<p>{escape(grid.note)}</p>" if grid.note else ""
+    return f"<h2>{escape(grid.title)}</h2>\n{_table(escape(grid.title), head, rows)}{note}"
 
 
 def _table(name: str, head: Sequence[str], rows: Sequence[str]) -> str:

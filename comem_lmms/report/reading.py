@@ -65,11 +65,13 @@ class Answers:
         targets: the right answer of each document, by its number.
         items: of each metric that was asked for, what each document contributes to it.
         usages: what each answer cost, empty where the log does not tell.
+        told: the same by document.
     """
 
     targets: Mapping[int, str]
     items: Mapping[str, Mapping[int, Any]]
     usages: Sequence[Mapping[str, Any]]
+    told: Mapping[int, Mapping[str, Any]]
 
 
 def result_files(folders: Folders) -> list[Path]:
@@ -129,14 +131,16 @@ def read_answers(path: Path, task: str, metrics: Iterable[str] = ()) -> Answers:
     targets: dict[int, str] = {}
     items: dict[str, dict[int, Any]] = {metric: {} for metric in metrics}
     usages = []
+    told = {}
     for sample in samples(path, task):
         usages.append(usage(sample))
         if isinstance(number := sample.get("doc_id"), int):
             targets[number] = str(sample.get("target"))
+            told[number] = usages[-1]
             for metric, of_documents in items.items():
                 if metric in sample:
                     of_documents[number] = sample[metric]
-    return Answers(targets, items, usages)
+    return Answers(targets, items, usages, told)
 
 
 def samples(path: Path, task: str) -> list[dict[str, Any]]:

@@ -39,6 +39,12 @@ def sample_of(items: Mapping[int, Any], stated: float | None) -> Sample | None:
     return sample if abs(sample.value - stated) < _ROUNDING else None
 
 
+def points(item: Any) -> float | None:
+    """The score in an item; None where it is none that is known here."""
+    row = _split(item)
+    return None if row is None else row[1]
+
+
 def _split(item: Any) -> tuple[str, float] | None:
     if isinstance(item, int | float):
         return "", float(item)

@@ -63,7 +63,8 @@ def recall(run: Run, knowledge: KnowledgeBase | None = None) -> list[Recall]:
     ]
     ranks = {"item": _item_ranks(run, documents)}
     if knowledge is not None:
-        ranks |= _text_ranks(run, documents, knowledge)
+        words = {task: normaliser(task, about["normalise"]) for task, about in run.manifest["tasks"].items()}
+        ranks |= text_ranks(documents, lambda number: _ids(run, documents[number]), words, knowledge)
     found = [
         one
         for task in run.manifest["tasks"]
@@ -100,23 +101,28 @@ def contains(text: str, answer: str) -> bool:
     return False
 
 
-def _item_ranks(run: Run, documents: Sequence[dict[str, Any]]) -> np.ndarray:
-    """(documents,) ranks from 0 of the right items."""
-    ranks = np.full(len(documents), NOWHERE)
-    for number, document in enumerate(documents):
-        if document["item_id"] in (ids := _ids(run, document)):
-            ranks[number] = ids.index(document["item_id"])
-    return ranks
+def text_ranks(
+    documents: Sequence[Mapping[str, Any]],
+    found: Callable[[int], Sequence[str]],
+    normalisers: Mapping[str, Callable[[str], str]],
+    knowledge: KnowledgeBase,
+) -> dict[str, np.ndarray]:
+    """The ranks from 0, by "entity" and "answer", of the first item that has what a document tells; else `NOWHERE`.
 
+    Items are read in the order of the base, each once.
 
-def _text_ranks(run: Run, documents: Sequence[dict[str, Any]], knowledge: KnowledgeBase) -> dict[str, np.ndarray]:
-    """The ranks of entity and answer. Items are read in the order of the base, each once."""
+    Args:
+        documents: with ``task``, ``entity`` and ``answers``.
+        found: the ids of a document's items by its place here, best first, all of the base; asked where it is of use.
+        normalisers: by task.
+        knowledge: the base that was searched.
+    """
     ranks = {measure: np.full(len(documents), NOWHERE) for measure in ("entity", "answer")}
-    words = {task: cache(normaliser(task, about["normalise"])) for task, about in run.manifest["tasks"].items()}
+    words = {task: cache(normalise) for task, normalise in normalisers.items()}
     answers = [[wording(answer, words[row["task"]]) for answer in row["answers"]] for row in documents]
     entities = [same_title(row["entity"]) if row["entity"] else None for row in documents]
     row = -1
-    for row_, number, rank in _hits(run, documents, knowledge).tolist():
+    for row_, number, rank in _hits(documents, found, knowledge).tolist():
         if row_ != row:
             row = row_
             page, text = knowledge.words(row)
@@ -132,13 +138,24 @@ def _text_ranks(run: Run, documents: Sequence[dict[str, Any]], knowledge: Knowle
     return ranks
 
 
-def _hits(run: Run, documents: Sequence[dict[str, Any]], knowledge: KnowledgeBase) -> np.ndarray:
+def _item_ranks(run: Run, documents: Sequence[dict[str, Any]]) -> np.ndarray:
+    """(documents,) ranks from 0 of the right items."""
+    ranks = np.full(len(documents), NOWHERE)
+    for number, document in enumerate(documents):
+        if document["item_id"] in (ids := _ids(run, document)):
+            ranks[number] = ids.index(document["item_id"])
+    return ranks
+
+
+def _hits(
+    documents: Sequence[Mapping[str, Any]], found: Callable[[int], Sequence[str]], knowledge: KnowledgeBase
+) -> np.ndarray:
     """(hits, 3) int64: row of the base, number of the document, rank; by the rows of the base."""
 
     def each() -> Iterator[tuple[int, int, int]]:
         for number, document in enumerate(documents):
             if document["entity"] or document["answers"]:
-                for rank, id_ in enumerate(_ids(run, document)):
+                for rank, id_ in enumerate(found(number)):
                     yield _row(knowledge, id_), number, rank
 
     hits = np.fromiter(each(), np.dtype((np.int64, 3)))
