@@ -9,15 +9,14 @@ import pytest
 import yaml
 from accelerate.state import AcceleratorState
 from comem_lmms.training import ablate
-from comem_lmms.training.ablate import Ablation, Variant, table, variants
-from comem_lmms.training.plot import Series, plot
+from comem_lmms.training.ablate import Ablation, Variant, figure, table, variants
 from comem_lmms.training.settings import load
 from comem_lmms.training.train import train
 from PIL import Image
 from samples import rows_of, write
 
-from comem_lmms.errors import UserError
 from comem_lmms.report import Row
+from comem_lmms.report.figures import Point
 
 SHIPPED = sorted(path.stem for path in ablate.CONFIGS.glob("*.yaml"))
 SMALL = ["depth=2", "rank=4", "global_batch=4", "batch_size=4", "max_steps=3", "save_every=1", "eval_samples=2"]
@@ -130,15 +129,9 @@ def test_a_table_of_several_tasks(tmp_path):
 - b: 10 questions, exact"""
     )
     assert isinstance(found[0], Variant)
-
-
-def test_a_plot_shows_what_is_known(tmp_path):
-    lines = [Series("a", ["4", "8"], [1.0, None], [None, None]), Series("b", ["4", "8"], [2.0, 3.0], [0.5, 0.1])]
-    files = [tmp_path / "plot.png", tmp_path / "plot.svg"]
-    plot(lines, "rank", files)
-    assert files[1].read_text().count("<dc:date>") == 0
-    again = [tmp_path / "again.png"]
-    plot(lines, "rank", again)
-    assert again[0].read_bytes() == files[0].read_bytes()
-    with pytest.raises(UserError, match="cannot write"):
-        plot(lines, "rank", [tmp_path / "no/plot.png"])
+    shown = figure(Ablation("rank", [4, 8], "rank"), found)
+    assert (shown.x, shown.categories) == ("rank", ["4", "8"])
+    assert [(one.label, one.points) for one in shown.series] == [
+        ("a", [Point(0, 12.34, 5.0), Point(1, 50.0, None)]),
+        ("b", [Point(1, 1.0, 0.5)]),
+    ]

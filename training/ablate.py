@@ -21,13 +21,14 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from comem_lmms.training.plot import Series, plot
 from comem_lmms.training.settings import FREE, Settings, find_yaml, load, read_yaml
 from comem_lmms.training.train import RECORD
 
 from comem_lmms.errors import UserError
 from comem_lmms.files import alone, on_disk, read_json
 from comem_lmms.report import Row, read_rows, task_names
+from comem_lmms.report.drawing import draw
+from comem_lmms.report.figures import Figure, Point, Series
 from comem_lmms.report.table import aligned, number
 
 log = logging.getLogger("comem_lmms.training")
@@ -156,8 +157,8 @@ def ablate(ablation: Ablation, found: Sequence[Variant], evaluation: Evaluation,
     text = table(ablation, found)
     with on_disk(out):
         (out / "table.md").write_text(text + "\n", encoding="utf-8")
-    if series := _series(ablation, found):
-        plot(series, ablation.label, [out / "plot.png", out / "plot.svg"])
+    if (shown := figure(ablation, found)).series:
+        draw([shown], out)
     return text
 
 
@@ -255,21 +256,26 @@ def _run(command: Sequence[str], folder: Path) -> None:
         )
 
 
-def _series(ablation: Ablation, found: Sequence[Variant]) -> list[Series]:
-    """The results task by task."""
-    by_task: dict[str, list[tuple[Any, Row]]] = {}
-    for variant in found:
-        for row in variant.rows:
-            by_task.setdefault(row.task, []).append((variant.value, row))
-    return [
+def figure(ablation: Ablation, found: Sequence[Variant]) -> Figure:
+    """The accuracy on each task by the value."""
+    tasks = dict.fromkeys(row.task for variant in found for row in variant.rows)
+    series = [
         Series(
             task,
-            [str(value) for value, _ in points],
-            [row.accuracy for _, row in points],
-            [r.stderr for _, r in points],
+            place,
+            False,
+            [
+                Point(x, row.accuracy, row.stderr)
+                for x, variant in enumerate(found)
+                for row in variant.rows
+                if row.task == task and row.accuracy is not None
+            ],
+            is_joined=True,
         )
-        for task, points in by_task.items()
+        for place, task in enumerate(tasks)
     ]
+    values = [str(variant.value) for variant in found]
+    return Figure("plot", "", ablation.label, "accuracy (%), ± standard error", "categories", series, values)
 
 
 def _accuracy(row: Row | None) -> str:
