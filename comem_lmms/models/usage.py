@@ -9,7 +9,10 @@ from lmms_eval.api.instance import TokenCounts
 
 from comem_lmms import __version__
 
-_MORE = ("memory_vectors", "images_dropped", "retrieval", "retrieved", "gold", "seconds", "fingerprints", "versions")
+_MORE = (
+    *("memory_vectors", "images_dropped", "retrieval", "retrieved", "scores", "gold", "seconds", "fingerprints"),
+    "versions",
+)
 
 
 @cache
@@ -27,6 +30,7 @@ class Usage(TokenCounts):
         images_dropped: images of the question and its items that a text-only model did not see.
         retrieval: how items were found: "none", "clip", "oracle" or "wrong".
         retrieved: ids of the items the question was given, best first.
+        scores: of those items, as the retriever has them; higher is better.
         gold: id of the right item, where the document tells.
         seconds: this question's share of the time its batch took, by part (retrieve, encode, answer).
         fingerprints: of what the answer depends on (knowledge base, retrieval, VLM, memory encoder), shortened.
@@ -37,6 +41,7 @@ class Usage(TokenCounts):
     images_dropped: int = 0
     retrieval: str = "none"
     retrieved: list[str] = field(default_factory=list)
+    scores: list[float] = field(default_factory=list)
     gold: str | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     fingerprints: dict[str, str] = field(default_factory=dict)
