@@ -16,6 +16,7 @@ demo: $(INSTALLED)
 	$(VENV)/bin/comem-lmms memorize results/microseek/bank --batch_size 16
 	$(VENV)/bin/lmms-eval --config examples/microseek.yaml
 	$(VENV)/bin/comem-lmms report results/microseek --format html --baseline baseline > results/microseek/report.html
+	$(VENV)/bin/comem-lmms explore results/microseek --out results/microseek/site
 	$(VENV)/bin/comem-lmms report results/microseek --json results/microseek/summary.json --rows 6
 
 test: $(TESTED) lint

@@ -10,12 +10,16 @@ import threading
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+from helpers import spoiled_task
+from PIL import Image
 from results import ones, usage, write_run
 
 from comem_lmms.cli import main
 from comem_lmms.errors import UserError
 from comem_lmms.explorer import build, serve
+from comem_lmms.explorer.scores import language_of
 from comem_lmms.knowledge import KnowledgeBase, Row
 from comem_lmms.report import build as build_report
 
@@ -94,13 +98,14 @@ def test_splits_are_the_parts_that_the_report_has(tmp_path):
     rows = chunk(tmp_path / "site", "list-0")
     assert [row["splits"] for row in rows] == [["question"], ["entity"]]
     assert {row["language"] for row in rows} == {"Spanish"}
+    assert [language_of(task) for task in ("mrag_bench", "cvqa_all", "mme")] == ["English", "", ""]
     assert ["official", "1 (val_seen, String)"] in chunk(tmp_path / "site", "details-0")[0]["methods"][0]["scores"]
 
 
 def test_scores_beyond_one_are_shown_and_make_nobody_right(tmp_path):
-    write_run(tmp_path / "r", {"mme": {"points": [4.0, 1.0]}}, "llava")
+    write_run(tmp_path / "r", {"scale": {"points": [4.0, 1.0]}}, "llava")
     build(tmp_path / "r", tmp_path / "site")
-    assert chunk(tmp_path / "site", "site")["tasks"] == [{"name": "mme", "metrics": []}]
+    assert chunk(tmp_path / "site", "site")["tasks"] == [{"name": "scale", "metrics": []}]
     assert chunk(tmp_path / "site", "details-0")[0]["methods"][0]["scores"] == [["points", "4"]]
 
 
@@ -131,6 +136,25 @@ def test_a_knowledge_base_that_is_gone_or_changed_is_said_and_can_be_given(tmp_p
     build("r", "site", knowledge=[base.folder])
     (retrieved,) = chunk("site", "details-0")[0]["retrieved"]
     assert (retrieved["lacking"], retrieved["items"][0]["title"]) == ("", "Second")
+
+
+def test_pictures_are_those_of_the_document_that_was_asked(tmp_path, questions):
+    """Of a task of one's own, with an unreadable picture and a right answer that the log has not."""
+    spoiled_task(tmp_path, questions, {"bytes": b"no picture", "path": None})
+    targets = [questions[0]["answer"], "another answer", questions[2]["answer"], questions[3]["answer"], "beyond"]
+    write_run(tmp_path / "r", {"spoiled": {"exact_match": ones(5, 5)}}, targets=targets)
+    built = build(tmp_path / "r", tmp_path / "site", str(tmp_path))
+    assert (built.questions, built.pictured) == (5, 2)
+    details = chunk(tmp_path / "site", "details-0")
+    other = "the data of spoiled on this machine is not what was asked"
+    assert [one["lacking"] for one in details[:2] + details[3:]] == ["", other, "", other]
+    assert details[2]["lacking"].startswith("the document cannot be read (document 2 of task spoiled cannot be read")
+    assert [one["question"] for one in details] == [questions[0]["question"], "", "", questions[3]["question"], ""]
+    (file,) = details[0]["images"]
+    with Image.open(tmp_path / "site/images" / file) as stored:
+        assert (stored.format, stored.size) == ("WEBP", questions[0]["image"].size)
+        assert np.abs(np.asarray(stored.convert("RGB"), int) - np.asarray(questions[0]["image"], int)).mean() < 20
+    assert [row["splits"] for row in chunk(tmp_path / "site", "list-0")][3] == [questions[3]["attribute"]]
 
 
 def test_another_document_under_the_same_number_is_another_question(tmp_path):

@@ -171,7 +171,8 @@ function filter() {
 }
 
 async function search() {
-  for (let number = 0; byId("search").value.trim() && words.length < site.questions; number++) {
+  const next = Math.floor(words.length / site.listed);
+  for (let number = next; byId("search").value.trim() && words.length < site.questions; number++) {
     const found = await load("words-" + number);
     chunks.delete("words-" + number);
     // Another search may be going on.

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from comem_lmms.explorer.questions import Question
+from comem_lmms.report.columns import FAMILIES
 from comem_lmms.report.reading import Evaluation
 
 LANGUAGES = {"es": "Spanish", "pt": "Portuguese", "zh": "Chinese", "ru": "Russian", "bg": "Bulgarian"}
-_TRANSLATED = "infoseek_"
 
 
 def number(item: Any) -> float | None:
@@ -61,8 +61,11 @@ def splits(questions: Sequence[Question]) -> dict[str, list[str]]:
 
 
 def language_of(task: str) -> str:
-    """The language that a task asks in, as far as its name tells; translations of InfoSeek end in theirs."""
-    return LANGUAGES.get(task.removeprefix(_TRANSLATED), "") if task.startswith(_TRANSLATED) else ""
+    """The language that one of our tasks asks in, as far as its name tells; translations of InfoSeek end in theirs."""
+    family, _, rest = task.partition("_")
+    if family not in FAMILIES or family == "cvqa":  # which asks in many
+        return ""
+    return LANGUAGES.get(rest, "English")
 
 
 def _whole(metrics: Iterable[str]) -> list[str]:
