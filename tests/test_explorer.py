@@ -179,6 +179,21 @@ def test_a_damaged_log_is_named_and_the_others_are_shown(tmp_path, capsys):
     assert len(chunk(tmp_path / "site", "site")["problems"]) == 2
 
 
+def test_an_answer_from_a_cache_says_that_it_does_not_tell_its_items(tmp_path):
+    write_run(tmp_path / "r/1", {"okvqa": [1.0]}, "baseline", usages=[{}])
+    write_run(tmp_path / "r/2", {"okvqa": [1.0]}, "comem", usages=[{}])
+    build(tmp_path / "r", tmp_path / "site")
+    (details,) = chunk(tmp_path / "site", "details-0")
+    assert ["--use_cache" in method["lacking"] for method in details["methods"]] == [False, True]
+    assert details["retrieved"] == []
+
+
+def test_numbers_that_are_no_scores_stop_nothing(tmp_path):
+    write_run(tmp_path / "r", {"okvqa": ("N/A", [10**400, float("nan"), "one", None])})
+    build(tmp_path / "r", tmp_path / "site")
+    assert [row["scores"] for row in chunk(tmp_path / "site", "list-0")] == [[[]]] * 4
+
+
 def test_half_a_character_in_an_answer_does_not_stop_the_site(tmp_path):
     write_run(tmp_path / "r", {"okvqa": [1.0]}, samples=[said("half \ud83d of it \u2028 \0")])
     build(tmp_path / "r", tmp_path / "site")

@@ -317,6 +317,7 @@ function card(method, row) {
   if (method.scored) told.push(["scored", method.scored]);
   if (method.extracted) told.push(["extracted", method.extracted]);
   parts.push(facts([...told, ...method.scores, ...method.costs]));
+  if (method.lacking) parts.push(make("p", "quiet", method.lacking));
   if (method.prompt) parts.push(make("details", "", make("summary", "", "asked in other words"), box(method.prompt)));
   return make("section", "card", ...parts);
 }

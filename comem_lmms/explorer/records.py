@@ -10,9 +10,11 @@ from comem_lmms.explorer.questions import Answer, Question
 from comem_lmms.explorer.scores import language_of, logged, number
 from comem_lmms.explorer.sources import Asked, Library, row_of
 from comem_lmms.report.reading import usage
+from comem_lmms.report.rows import METHODS
 from comem_lmms.scoring.extraction import extract
 
 LABEL, GOLD = 200, 80  # characters of a question and of its answer in the list
+_UNTOLD = "The log does not tell which items it was given: the answer came from --use_cache."
 _COUNTS = {"input_tokens": "prompt tokens", "memory_vectors": "memory vectors", "output_tokens": "output tokens"}
 
 
@@ -136,6 +138,7 @@ def _method(answer: Answer, prompt: str) -> dict[str, Any]:
         "scores": [[name, _score(item)] for name, item in metrics.items()],
         "costs": [*counts, *([("seconds", f"{sum(seconds):.3f}")] if seconds else [])],
         "prompt": own if own != prompt else "",
+        "lacking": _UNTOLD if answer.run.method in METHODS[1:] and "retrieved" not in told else "",
     }
 
 

@@ -1,7 +1,6 @@
 """The questions of a task in, by which metrics an answer can be right or wrong and what the questions are told apart by
 out."""
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -9,6 +8,7 @@ from comem_lmms.explorer.questions import Question
 from comem_lmms.report.columns import FAMILIES
 from comem_lmms.report.reading import Evaluation
 
+_LARGEST = 1e300  # JSON may hold numbers that are no float
 LANGUAGES = {"es": "Spanish", "pt": "Portuguese", "zh": "Chinese", "ru": "Russian", "bg": "Bulgarian"}
 
 
@@ -16,7 +16,7 @@ def number(item: Any) -> float | None:
     """The score in what a document contributes to a metric: itself, or the last in a list of what it belongs to."""
     if isinstance(item, list) and item:
         item = item[-1]
-    return float(item) if isinstance(item, int | float) and math.isfinite(item) else None
+    return float(item) if isinstance(item, int | float) and abs(item) < _LARGEST else None  # which is false for NaN
 
 
 def logged(run: Evaluation, sample: Mapping[str, Any]) -> dict[str, Any]:
