@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from comem_lmms.explorer.pictures import Pictures
 from comem_lmms.explorer.questions import Answer, Question
 from comem_lmms.explorer.scores import language_of, logged, number
-from comem_lmms.explorer.sources import Asked, Library, row_of
+from comem_lmms.explorer.sources import NOTHING_SHOWN, Asked, Library
 from comem_lmms.report.reading import usage
 from comem_lmms.report.rows import METHODS
 from comem_lmms.scoring.extraction import extract
@@ -108,15 +108,9 @@ class Recorder:
         scores = told.get("scores") or []  # logs of earlier versions have none
         items = []
         for rank, id_ in enumerate(map(str, told["retrieved"])):
-            row = base if isinstance(base, str) else row_of(base, id_)
             score = f"{scores[rank]:.4g}" if rank < len(scores) and number(scores[rank]) is not None else ""
-            item = {"id": id_, "score": score, "right": id_ == told.get("gold"), "title": "", "text": "", "image": ""}
-            if isinstance(row, str):
-                item["lacking"] = "" if row == base else row
-            else:
-                image, why = ("", "it has no picture") if row.image is None else self._pictures.add(row.image)
-                item |= {"title": row.title, "text": row.text, "image": image, "lacking": why}
-            items.append(item)
+            shown = NOTHING_SHOWN if isinstance(base, str) else self._library.item(base, id_)
+            items.append({"id": id_, "score": score, "right": id_ == told.get("gold"), **shown._asdict()})
         return {"items": items, "lacking": base if isinstance(base, str) else ""}
 
 

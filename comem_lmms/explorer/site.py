@@ -68,7 +68,8 @@ def build(
     log = read(folders)
     with _replacing(out.resolve()) as folder:
         writer = _Writer(folder)
-        library, pictures = Library([Path(base) for base in knowledge]), Pictures(folder)
+        pictures = Pictures(folder)
+        library = Library(pictures, [Path(base) for base in knowledge])
         about = [
             writer.add(task, place, log, Task(task, include_path), library, pictures)
             for place, task in enumerate(log.tasks)

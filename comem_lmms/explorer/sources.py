@@ -8,12 +8,14 @@ from PIL import Image
 
 from comem_lmms import micro
 from comem_lmms.errors import UserError, one_line
+from comem_lmms.explorer.pictures import Pictures
 from comem_lmms.explorer.questions import Question
 from comem_lmms.harness import Documents, documents
 from comem_lmms.images import images_of, open_image
 from comem_lmms.knowledge import KnowledgeBase
-from comem_lmms.knowledge.rows import Row
 from comem_lmms.report.reading import Evaluation
+
+_REMEMBERED = 20_000  # items, of which neighbouring questions and all methods share many
 
 
 class Asked(NamedTuple):
@@ -64,16 +66,36 @@ class Task:
         return Asked(query.text, pictures, facts.answers, facts.split, facts.language, lacking)
 
 
+class Item(NamedTuple):
+    """What is shown of an item of a knowledge base.
+
+    Attributes:
+        title, text: as the base has them.
+        image: the name of a file of the site, "" without.
+        lacking: what there is not, and why.
+    """
+
+    title: str = ""
+    text: str = ""
+    image: str = ""
+    lacking: str = ""
+
+
+NOTHING_SHOWN = Item()
+
+
 class Library:
     """The knowledge bases that items were taken from.
 
     Args:
+        pictures: where those of items are put.
         folders: where to look besides where a run found its base.
     """
 
-    def __init__(self, folders: Sequence[Path] = ()) -> None:
-        self._folders = [str(folder) for folder in folders]
+    def __init__(self, pictures: Pictures, folders: Sequence[Path] = ()) -> None:
+        self._pictures, self._folders = pictures, [str(folder) for folder in folders]
         self._bases: dict[str, KnowledgeBase | str] = {}
+        self._items: dict[tuple[Path, str], Item] = {}
 
     def base(self, run: Evaluation, usage: Mapping[str, Any]) -> KnowledgeBase | str:
         """The base that an answer's items are of, or why it cannot be had."""
@@ -89,6 +111,26 @@ class Library:
             reasons.append(base if isinstance(base, str) else changed)
         return f"{reasons[-1]}; give the folder of that base with --knowledge"
 
+    def item(self, base: KnowledgeBase, id_: str) -> Item:
+        """An item of a base by its id."""
+        key = base.folder, id_
+        if key not in self._items:
+            if len(self._items) == _REMEMBERED:
+                self._items.clear()
+            self._items[key] = self._read(base, id_)
+        return self._items[key]
+
+    def _read(self, base: KnowledgeBase, id_: str) -> Item:
+        number = base.find(id_)
+        if number is None:
+            return Item(lacking=f"knowledge base {base.folder} has no such item")
+        try:
+            row = base.row(number)
+        except UserError as error:  # a damaged file
+            return Item(lacking=str(error))
+        image, lacking = ("", "it has no picture") if row.image is None else self._pictures.add(row.image)
+        return Item(row.title, row.text, image, lacking)
+
     def _opened(self, folder: str) -> KnowledgeBase | str:
         if folder not in self._bases:
             try:
@@ -96,15 +138,6 @@ class Library:
             except UserError as error:
                 self._bases[folder] = str(error).partition(";")[0]
         return self._bases[folder]
-
-
-def row_of(base: KnowledgeBase, id_: str) -> Row | str:
-    """An item of a base by its id, or why there is none."""
-    row = base.find(id_)
-    try:
-        return f"knowledge base {base.folder} has no such item" if row is None else base.row(row)
-    except UserError as error:  # a damaged file
-        return str(error)
 
 
 def _documents(name: str, include_path: str | None) -> Documents | str:
