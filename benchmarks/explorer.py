@@ -36,7 +36,9 @@ def main() -> None:
         seconds = time.perf_counter() - start
         files = [path for path in site.rglob("*") if path.is_file()]
         size = sum(path.stat().st_size for path in files)
-        print(f"{built.questions} questions, {built.lines} lines: {len(files)} files, {size / 1e6:.0f} MB", end=", ")
+        print(
+            f"{built.questions} questions, {len(built.lines)} lines: {len(files)} files, {size / 1e6:.0f} MB", end=", "
+        )
         print(f"built in {seconds:.0f} s")
         measure(built.page)
 

@@ -47,7 +47,8 @@ def test_every_line_of_the_report_answers_each_question(tmp_path):
     older = {"date": "20250101_000000", "samples": [said("older")] * 2}
     write_run(tmp_path / "r/3", {"okvqa": [0.0, 0.0]}, "comem", **older)
     built = build(tmp_path / "r", tmp_path / "site")
-    assert (built.questions, built.lines, built.tasks, built.pictured, built.problems) == (2, 2, 1, 0, [])
+    assert (built.questions, built.pictured, built.problems) == (2, 0, [])
+    assert (built.lines, built.tasks) == (["baseline", "comem"], ["okvqa"])
     site, (first, second) = chunk(tmp_path / "site", "site"), chunk(tmp_path / "site", "details-0")
     names = [
         (line.name, f"{line.model}, {line.knowledge}".removesuffix(", -"))
@@ -175,7 +176,7 @@ def test_a_damaged_log_is_named_and_the_others_are_shown(tmp_path, capsys):
     printed = capsys.readouterr()
     assert f"not shown: {damaged} is cut off or damaged" in printed.err
     assert "has no samples of viquae beside it; run lmms-eval with --log_samples" in printed.err
-    assert "2 questions of 2 tasks, 0 of them with a picture, answered by 1 lines" in printed.out
+    assert "2 questions (0 with a picture) of okvqa, viquae, answered by 1 lines" in printed.out
     assert len(chunk(tmp_path / "site", "site")["problems"]) == 2
 
 

@@ -411,7 +411,7 @@ def test_a_real_run_shows_its_questions_items_and_answers(run, tmp_path, watched
     (tmp_path / "runs.yaml").write_text(yaml.safe_dump(runs))
     run("lmms-eval", "--config", "runs.yaml")
     told = run("comem-lmms", "explore", "results", "--out", "site").stdout
-    assert "site/index.html: 6 questions of 1 tasks, 6 of them with a picture, answered by 3 lines" in told
+    assert "site/index.html: 6 questions (6 with a picture) of microseek, answered by 3 lines" in told
     logs = {method: next((tmp_path / "results" / method).rglob("*.jsonl")).read_text() for method in methods}
     samples = {
         method: sorted(map(json.loads, log.splitlines()), key=lambda sample: sample["doc_id"])

@@ -123,8 +123,8 @@ def _build_and_serve(arguments: argparse.Namespace, out: Path) -> None:
         for problem in built.problems:
             print(f"not shown: {problem}", file=sys.stderr)
         print(
-            f"{built.page}: {built.questions} questions of {built.tasks} tasks, {built.pictured} of them with a "
-            f"picture, answered by {built.lines} lines"
+            f"{built.page}: {built.questions} questions ({built.pictured} with a picture) of {', '.join(built.tasks)}, "
+            f"answered by {len(built.lines)} lines"
         )
         if server:
             print(f"http://127.0.0.1:{server.server_port}/ until interrupted", flush=True)

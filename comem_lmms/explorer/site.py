@@ -37,15 +37,15 @@ class Built(NamedTuple):
         page: to be opened.
         questions: how many there are.
         pictured: how many of them show a picture.
-        lines, tasks: how many there are.
+        lines, tasks: their names.
         problems: results that are not in it, and why.
     """
 
     page: Path
     questions: int
     pictured: int
-    lines: int
-    tasks: int
+    lines: Sequence[str]
+    tasks: Sequence[str]
     problems: Sequence[str]
 
 
@@ -75,7 +75,8 @@ def build(
             for place, task in enumerate(log.tasks)
         ]
         writer.finish({"tasks": about, "lines": [_about(line) for line in log.lines], "problems": list(log.problems)})
-    return Built(out / PAGE, writer.questions, writer.pictured, len(log.lines), len(log.tasks), log.problems)
+    names = [line.name for line in log.lines]
+    return Built(out / PAGE, writer.questions, writer.pictured, names, log.tasks, log.problems)
 
 
 class _Writer:
