@@ -17,6 +17,7 @@ demo: $(INSTALLED)
 	$(VENV)/bin/lmms-eval --config examples/microseek.yaml
 	$(VENV)/bin/comem-lmms report results/microseek --format html --baseline baseline --support \
 		--plots results/microseek/plots > results/microseek/report.html
+	$(VENV)/bin/comem-lmms explore results/microseek --out results/microseek/site
 	$(VENV)/bin/comem-lmms report results/microseek --json results/microseek/summary.json --rows 6
 
 test: $(TESTED) lint

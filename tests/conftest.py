@@ -1,6 +1,7 @@
 """What tests share: the bundled micro models, small knowledge bases, the harness in this process and in another."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -109,6 +110,23 @@ def run(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess]:
         return done
 
     return run_
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """A headless Chromium, that of the system or of playwright."""
+    try:
+        from playwright.sync_api import Error, sync_playwright
+    except ImportError:
+        pytest.skip("playwright is not installed (pip install playwright)")
+    with sync_playwright() as started:
+        try:
+            found = shutil.which("chromium") or shutil.which("google-chrome")
+            chromium = started.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        except Error as error:
+            pytest.skip(f"Chromium cannot be started (apt install chromium): {str(error)[:200]}")
+        yield chromium
+        chromium.close()
 
 
 @pytest.fixture(autouse=True)

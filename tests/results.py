@@ -29,7 +29,8 @@ def write_run(folder, tasks, method="comem", date="20260101_000000", arguments=f
     Args:
         tasks: by name a list of scores, or a dictionary of such lists by metric, with None for documents that do not
             count; or (value, items) for a metric that is no mean.
-        options: log (whether there are samples), usages, documents, limit, generation, prompt, targets, lower, stderr.
+        options: log (whether there are samples), usages, documents, limit, generation, prompt, targets, lower, stderr,
+            samples (what else each sample logs).
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -64,11 +65,13 @@ def write_run(folder, tasks, method="comem", date="20260101_000000", arguments=f
         if options.get("log", True):
             targets = options.get("targets") or [f"answer {number}" for number in range(len(main))]
             usages = options.get("usages") or [usage()] * len(main)
+            more = options.get("samples") or [{}] * len(main)
             lines = [
                 {
                     "doc_id": n,
                     "target": targets[n],
                     "token_counts": [usages[n]],
+                    **more[n],
                     **{m: given[n] for m, given in items.items() if given[n] is not None},
                 }
                 for n in range(len(main))

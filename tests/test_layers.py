@@ -44,6 +44,7 @@ ORDER = (
     "comem_lmms.importing",
     "comem_lmms.retrieve",
     "comem_lmms.report",
+    "comem_lmms.explorer",
     "comem_lmms.rescore",
     "comem_lmms.training",
     "comem_lmms.cli",

@@ -43,7 +43,8 @@ def test_what_an_answer_cost_is_logged():
     results = evaluate("comem", model_args="top_k=2", limit=4, batch_size=3)
     usage = usages(results)[0]
     assert usage["memory_vectors"] == 16
-    assert len(usage["retrieved"]) == 2
+    assert len(usage["retrieved"]) == len(usage["scores"]) == 2
+    assert 1 > usage["scores"][0] > usage["scores"][1] > 0  # of two images that are not the question's own
     assert usage["input_tokens"] > 20
     assert usage["output_tokens"] >= 1
     assert set(usage["seconds"]) == {"retrieve", "encode", "answer"}

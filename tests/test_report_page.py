@@ -1,30 +1,11 @@
 """The page of the main table in a real browser: sort, filter, keyboard, phone, dark and light, and hostile results."""
 
-import shutil
-
 import pytest
 from results import MODEL, ones, usage, write_run
 
 from comem_lmms.report import build, load_paper, write
 
 SCRIPT = "</script><script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">'\"{{script}}"
-
-
-@pytest.fixture(scope="module")
-def browser():
-    """A headless Chromium, that of the system or of playwright."""
-    try:
-        from playwright.sync_api import Error, sync_playwright
-    except ImportError:
-        pytest.skip("playwright is not installed (pip install playwright)")
-    with sync_playwright() as started:
-        try:
-            found = shutil.which("chromium") or shutil.which("google-chrome")
-            chromium = started.chromium.launch(executable_path=found, args=["--no-sandbox"])
-        except Error as error:
-            pytest.skip(f"Chromium cannot be started (apt install chromium): {str(error)[:200]}")
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture(scope="module")

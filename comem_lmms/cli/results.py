@@ -1,7 +1,10 @@
-"""``comem-lmms report`` and ``comem-lmms rescore``: what lmms-eval wrote, as tables and scored again."""
+"""``comem-lmms report``, ``explore`` and ``rescore``: what lmms-eval wrote, as tables, as a site, and scored again."""
 
 import argparse
+import os
 import sys
+import tempfile
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +42,30 @@ def add(commands: Any) -> None:
     report.add_argument("--json", type=Path, metavar="FILE", help="also write the rows, by task, as JSON")
     report.add_argument("--rows", type=int, metavar="N", help="fail unless there are exactly N rows, by task")
     report.set_defaults(run=_report)
+
+    explore = commands.add_parser("explore", help="make a site of all questions: what was retrieved and answered")
+    explore.add_argument(
+        "folders",
+        type=Path,
+        nargs="+",
+        metavar="FOLDER",
+        help="what --output_path was, with --log_samples; searched with all folders below",
+    )
+    explore.add_argument("--out", type=Path, metavar="SITE", help="folder to write the site to, in place of one there")
+    explore.add_argument("--serve", action="store_true", help="show the site on this machine until interrupted")
+    explore.add_argument(
+        "--port", type=int, nargs=1, default=[], help="to serve at, 0 for any that is free; default: 8765"
+    )
+    explore.add_argument(
+        "--knowledge",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FOLDER",
+        help="of a knowledge base that is not where the runs found it; may be given several times",
+    )
+    explore.add_argument("--include_path", metavar="DIR", help="folder with more tasks, as for lmms-eval")
+    explore.set_defaults(run=_explore)
 
     rescore = commands.add_parser("rescore", help="score a sample log of lmms-eval again, without a model")
     rescore.add_argument("samples", type=Path, help="a *_samples_*.jsonl that --log_samples wrote")
@@ -88,6 +115,43 @@ def _draw(table: "Table", folder: Path) -> None:
         print(f"wrote {path}", file=sys.stderr)
     for reason in found.left_out:
         print(f"not drawn: {reason}", file=sys.stderr)
+
+
+def _explore(arguments: argparse.Namespace) -> None:
+    if arguments.out is None and not arguments.serve:
+        raise UserError("give --out SITE to write the site, --serve to look at it, or both")
+    if arguments.port and not arguments.serve:
+        raise UserError("--port is for --serve; give both or neither")
+    # Pictures are worth no download: what lmms-eval would get for a task must be here. Before the libraries are loaded.
+    for library in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"):
+        os.environ.setdefault(library, "1")
+    from loguru import logger
+
+    logger.remove()  # lmms-eval tells about every file that it reads; errors come as UserError
+    if arguments.out is not None:
+        _build_and_serve(arguments, arguments.out)
+    else:
+        with tempfile.TemporaryDirectory(prefix="comem-lmms-explore-") as folder:
+            _build_and_serve(arguments, Path(folder, "site"))
+
+
+def _build_and_serve(arguments: argparse.Namespace, out: Path) -> None:
+    from comem_lmms.explorer import build, serve
+
+    with ExitStack() as stack:
+        # Listens at once, so that a port that is taken is noticed before minutes of work.
+        server = stack.enter_context(serve(out, *arguments.port)) if arguments.serve else None
+        built = build(arguments.folders, out, arguments.include_path, arguments.knowledge)
+        for problem in built.problems:
+            print(f"not shown: {problem}", file=sys.stderr)
+        print(
+            f"{built.page}: {built.questions} questions ({built.pictured} with a picture) of {', '.join(built.tasks)}, "
+            f"answered by {len(built.lines)} lines"
+        )
+        if server:
+            print(f"http://127.0.0.1:{server.server_port}/ until interrupted", flush=True)
+            with suppress(KeyboardInterrupt):
+                server.serve_forever()
 
 
 def _rescore(arguments: argparse.Namespace) -> None:

@@ -134,6 +134,7 @@ class KnowledgeModel(lmms):
         for result, found, gold in zip(results, hits, golds, strict=True):
             usage = result.token_counts
             usage.retrieval, usage.retrieved, usage.gold = self.retrieval, [hit.id for hit in found], gold
+            usage.scores = [round(hit.score, 4) for hit in found]
             usage.seconds |= shared
             usage.peak_memory, usage.bank_bytes = peak, bank
             usage.fingerprints = {part: value[:16] for part, value in self.fingerprints.items()}

@@ -10,8 +10,8 @@ from lmms_eval.api.instance import TokenCounts
 from comem_lmms import __version__
 
 _MORE = (
-    *("memory_vectors", "images_dropped", "retrieval", "retrieved", "gold", "seconds", "first_token", "peak_memory"),
-    *("bank_bytes", "fingerprints", "versions"),
+    *("memory_vectors", "images_dropped", "retrieval", "retrieved", "scores", "gold", "seconds", "first_token"),
+    *("peak_memory", "bank_bytes", "fingerprints", "versions"),
 )
 
 
@@ -30,6 +30,7 @@ class Usage(TokenCounts):
         images_dropped: images of the question and its items that a text-only model did not see.
         retrieval: how items were found: "none", "clip", "oracle" or "wrong".
         retrieved: ids of the items the question was given, best first.
+        scores: of those items, as the retriever has them; higher is better.
         gold: id of the right item, where the document tells.
         seconds: this question's share of the time its batch took, by part (retrieve, encode, answer).
         first_token: seconds until the first token of its batch was there, from when the batch was begun.
@@ -43,6 +44,7 @@ class Usage(TokenCounts):
     images_dropped: int = 0
     retrieval: str = "none"
     retrieved: list[str] = field(default_factory=list)
+    scores: list[float] = field(default_factory=list)
     gold: str | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     first_token: float | None = None

@@ -1,4 +1,3 @@
-"use strict";
 const bodies = [...document.querySelectorAll("tbody")];
 
 function sort(button) {
@@ -29,15 +28,8 @@ function filter() {
   document.getElementById("count").textContent = words.length ? left + " of " + rows.length + " lines" : "";
 }
 
-function toggleTheme() {
-  const root = document.documentElement, dark = matchMedia("(prefers-color-scheme: dark)").matches;
-  const now = root.dataset.theme ?? (dark ? "dark" : "light");
-  root.dataset.theme = now === "dark" ? "light" : "dark";
-}
-
 for (const button of document.querySelectorAll("thead button")) button.addEventListener("click", () => sort(button));
 document.getElementById("filter").addEventListener("input", filter);
-document.getElementById("theme").addEventListener("click", toggleTheme);
 const parts = document.getElementById("parts");
 if (parts) {
   const show = () => document.body.classList.toggle("parts-hidden", !parts.checked);

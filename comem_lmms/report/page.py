@@ -4,7 +4,7 @@ Everything that comes from results is escaped, and the page's policy lets no scr
 """
 
 from base64 import b64encode
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from html import escape
 from pathlib import Path
@@ -16,24 +16,36 @@ from comem_lmms.report.markdown import has_paper
 from comem_lmms.report.provenance import older_runs, provenance
 
 FOLDER = Path(__file__).parent
+SHARED_STYLE = (FOLDER / "base.css").read_text(encoding="utf-8").rstrip()  # of all our pages
+SHARED_SCRIPT = (FOLDER / "theme.js").read_text(encoding="utf-8")
 PARTS = '<label><input type="checkbox" id="parts"> all parts of benchmarks</label>'
 
 
 def html(table: Table, splits: bool = False) -> str:
     """The page; with ``splits`` all parts of benchmarks are shown from the start."""
-    script = (FOLDER / "page.js").read_text(encoding="utf-8")
+    script = SHARED_SCRIPT + (FOLDER / "page.js").read_text(encoding="utf-8")
     has_parts = any(not column.is_made_of for column in table.columns)
     parts = PARTS.replace(' id="parts"', ' id="parts" checked') if splits else PARTS
-    filled = {
-        "hash": b64encode(sha256(script.encode()).digest()).decode(),
+    parts_of_page = {
+        "hash": policy_hash(script),
+        "style": SHARED_STYLE,
         "parts": parts if has_parts else "",
         "content": "\n".join([_results(table), _notes(table), *map(_grid, grids(table)), _provenance(table)]),
         "script": script,
     }
-    page = (FOLDER / "page.html").read_text(encoding="utf-8")
+    return filled((FOLDER / "page.html").read_text(encoding="utf-8"), parts_of_page)
+
+
+def filled(page: str, parts: Mapping[str, str]) -> str:
+    """A page with its parts in the places of their ``{{names}}``; what looks like a name within a part stays."""
     before, *rest = page.split("{{")
     pieces = [piece.split("}}", 1) for piece in rest]
-    return before + "".join(filled[name] + text for name, text in pieces)
+    return before + "".join(parts[name] + text for name, text in pieces)
+
+
+def policy_hash(code: str) -> str:
+    """What a page's Content-Security-Policy calls a script or style within it, behind ``sha256-``."""
+    return b64encode(sha256(code.encode()).digest()).decode()
 
 
 def _results(table: Table) -> str:
