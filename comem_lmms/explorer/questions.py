@@ -9,7 +9,7 @@ from comem_lmms.errors import UserError
 from comem_lmms.report.lines import Line, Result, name_lines, newest
 from comem_lmms.report.reading import Answers, Evaluation, Folders, evaluations, read_answers, result_files, samples
 
-_NOTHING = Answers({}, {}, [])
+_NOTHING = Answers({}, {}, [], {})
 
 
 @dataclass(frozen=True)
