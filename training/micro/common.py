@@ -3,7 +3,7 @@
 import json
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 
@@ -51,9 +51,7 @@ def train(parameters: list[nn.Parameter], losses: Iterable[tuple[int, Tensor]], 
     return curve
 
 
-def waiting(
-    loss_at: Callable[[int], Tensor], steps: int, ends: Collection[int], learnt: float
-) -> Iterator[tuple[int, Tensor]]:
+def waiting(loss_at: Callable[[int], Tensor], steps: int, ends: Mapping[int, float]) -> Iterator[tuple[int, Tensor]]:
     """Positions 0 to ``steps - 1`` of a schedule and their losses; at ``ends`` it waits until enough is learnt.
 
     Seeds differ in how soon they find out how to do a thing. What was not learnt on easy pages is not made up for on
@@ -62,8 +60,7 @@ def waiting(
     Args:
         loss_at: the loss at a position.
         steps: the schedule's length.
-        ends: positions to wait at.
-        learnt: mean of the last 50 losses to wait for.
+        ends: positions to wait at, and the mean of the last 50 losses to wait for.
     """
     recent: deque[float] = deque(maxlen=50)
     for step in range(steps):
@@ -71,7 +68,7 @@ def waiting(
             loss = loss_at(step)
             yield step, loss
             recent.append(loss.item())
-            if np.mean(recent) <= learnt:
+            if np.mean(recent) <= ends.get(step, np.inf):
                 break
 
 

@@ -33,7 +33,7 @@ N_REALMS = 256
 SHORT = Stage(pages=1, facts=4, questions=4, images=False, batch=48)
 LONGER = Stage(pages=1, facts=8, questions=8, images=True, batch=32)
 FULL = Stage(pages=1, facts=12, questions=4, images=True, batch=24)
-READ = 0.15  # loss at which memories of a stage count as read
+READ, READ_WELL = 0.15, 0.05  # losses at which memories of short and of longer pages count as read
 HELD_OUT = 10  # batches to measure on
 
 
@@ -76,7 +76,7 @@ def losses(encoder: MemoryEncoder, seed: int, steps: int) -> Iterator[tuple[int,
             stage, k = SHORT if step < 0.1 * steps else LONGER, 1
         return cross_entropy(*predict(encoder, rng, realms, stage, k))
 
-    return waiting(loss_at, steps, {int(0.1 * steps) - 1, int(0.2 * steps) - 1}, READ)
+    return waiting(loss_at, steps, {int(0.1 * steps) - 1: READ, int(0.2 * steps) - 1: READ_WELL})
 
 
 @torch.inference_mode()

@@ -117,7 +117,7 @@ def reading_losses(model: Model, processor: Qwen2_5_VLProcessor, seed: int, step
             stage = SHORT if step < 0.4 * steps else LONGER
         return _loss(model, processor, rng, realms, stage)
 
-    return waiting(loss_at, steps, {int(0.4 * steps) - 1, int(0.5 * steps) - 1}, READ)
+    return waiting(loss_at, steps, dict.fromkeys((int(0.4 * steps) - 1, int(0.5 * steps) - 1), READ))
 
 
 def choosing_losses(model: Model, processor: Qwen2_5_VLProcessor, seed: int, phase: int) -> Iterator[Tensor]:
