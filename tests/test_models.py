@@ -64,7 +64,7 @@ def test_what_an_answer_cost_is_logged():
 def test_gpu_memory_is_that_of_models_and_answers():
     results = evaluate("comem", limit=4, batch_size=2, log_samples=True)
     peak = usages(results)[0]["peak_memory"]
-    weights = sum(file.stat().st_size for file in micro.resolve("micro", "vlm").glob("*.safetensors"))
+    weights = sum(file.stat().st_size for file in Path(micro.resolve("micro", "vlm")).glob("*.safetensors"))
     assert weights < peak <= torch.cuda.get_device_properties(0).total_memory
     assert results["throughput"]["avg_peak_memory_bytes"] == peak
 
