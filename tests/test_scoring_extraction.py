@@ -6,7 +6,7 @@ import time
 
 import pytest
 from hostile import LONG, TEXTS, repeated
-from hypothesis import given
+from hypothesis import example, given
 
 from comem_lmms.scoring import choices, extraction
 from comem_lmms.scoring.extraction import FINAL_ANSWER, Extracted, extract, is_unparsed, paper_extract
@@ -114,6 +114,8 @@ def test_paper_is_the_first_match_of_its_expression(output):
 
 
 @given(TEXTS)
+@example("FINAL ANSWER:\x85")
+@example("Final answer: ** \x85*Rome* \x1c*")
 def test_nothing_is_raised_and_answers_are_stripped(output):
     found = extract(output)
     assert found.text == found.text.strip()

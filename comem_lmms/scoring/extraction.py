@@ -60,9 +60,16 @@ def extract(output: str) -> Extracted:
     if boxed is not None:
         return Extracted(_without_commands(boxed).strip(), "boxed")
     if final := list(_FINAL.finditer(output)):
-        first, _, _ = output[final[-1].end() :].strip("* \t\r\n").partition("\n")
-        return Extracted(first.strip("* \t\r"), "final_answer")
+        first, _, _ = _bare(output[final[-1].end() :]).partition("\n")
+        return Extracted(_bare(first), "final_answer")
     return Extracted(output.strip(), "bare")
+
+
+def _bare(text: str) -> str:
+    """Without asterisks and any white space around it."""
+    while (shorter := text.strip().strip("*")) != text:
+        text = shorter
+    return text
 
 
 def is_unparsed(output: str) -> bool:
