@@ -13,12 +13,14 @@ TESTED = $(VENV)/.installed-test
 
 demo: $(INSTALLED)
 	rm -rf results/microseek
+	@echo "Encoding the knowledge base, then answering MicroSeek's questions in six ways"
 	$(VENV)/bin/comem-lmms memorize results/microseek/bank --batch_size 16
 	$(VENV)/bin/lmms-eval --config examples/microseek.yaml
 	$(VENV)/bin/comem-lmms report results/microseek --format html --baseline baseline --support \
 		--plots results/microseek/plots > results/microseek/report.html
 	$(VENV)/bin/comem-lmms explore results/microseek --out results/microseek/site
 	$(VENV)/bin/comem-lmms report results/microseek --json results/microseek/summary.json --rows 6
+	@echo "The same to look at: results/microseek/report.html, results/microseek/site/index.html, results/microseek/plots"
 
 test: $(TESTED) lint
 	OMP_NUM_THREADS=1 $(VENV)/bin/pytest --numprocesses $(WORKERS) --dist loadfile
@@ -32,6 +34,7 @@ micro: $(INSTALLED)
 	$(VENV)/bin/python -m comem_lmms.training.micro results/micro-$(SEED) --seed $(SEED)
 
 $(INSTALLED): pyproject.toml
+	@echo "Installing into $(VENV): some 7 GB, some minutes"
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --upgrade pip
 	$(VENV)/bin/python -m pip install --quiet --editable ".[plots]"

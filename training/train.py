@@ -111,6 +111,14 @@ class Training:
             write_json(self.out / RUN, self.about)
         self.progress = self.checkpoints.restore(latest) if latest else Progress()
         self._start_tracker()
+        log.info(
+            "%s samples to train on, %s held out; %s steps of %s, %s done",
+            len(self.numbers),
+            len(self.held_out),
+            len(self.planned),
+            self.settings.global_batch,
+            self.progress.step,
+        )
         start, began = self.progress.step, time.perf_counter()
         watch, tokens = Watch(), self.progress.tokens
         with logging_redirect_tqdm(), self._bar(start) as bar:
@@ -209,6 +217,7 @@ class Training:
         took = {"minutes": round((time.perf_counter() - began) / 60, 1), "steps": self.progress.step - start}
         record = {**self.about, "data_manifest": self.data.manifest, "versions": versions, "last_session": took}
         left_out = {"left_out": self.data.lost | self.progress.left_out}
+        log.info("%s is a memory encoder; lmms-eval takes it as memory_encoder=%s", self.out, self.out)
         write_json(self.out / RECORD, {**record, "samples": len(self.numbers), **asdict(self.progress), **left_out})
 
     def _batches(self, numbers: list[int]) -> list[Batch]:

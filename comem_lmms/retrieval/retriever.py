@@ -57,6 +57,8 @@ class Retriever:
         index: Index | None = None,
     ) -> None:
         if kind not in KINDS:
+            if "/" in kind:
+                raise UserError(f"retrieval={kind!r}: there is no such folder; `comem-lmms retrieve` makes one")
             raise UserError(
                 f"retrieval={kind!r} is unknown; choose one of {', '.join(KINDS)}, or the folder of a retrieval run"
             )
