@@ -230,7 +230,7 @@ def test_a_gpu_that_is_not_there_is_one_line(base):
     if hasattr(faiss, "StandardGpuResources") and faiss.get_num_gpus():
         pytest.skip("there is one")
     Index.build(base)
-    with pytest.raises(UserError, match=r"FAISS cannot search on cuda:0: .*; `pip install comem-lmms\[gpu\]`"):
+    with pytest.raises(UserError, match=r"FAISS cannot search on cuda:0: .*; `pip install 'comem-lmms\[gpu\]'`"):
         Index.open(base, "cuda:0")
     with pytest.raises(UserError, match=r"there is no device 'cuda' here \(.+\); give cpu, or cuda"):
         Index.build(base, device="cuda")

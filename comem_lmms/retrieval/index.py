@@ -185,8 +185,8 @@ def to_device(index: faiss.Index, device: str) -> faiss.Index:
         raise UserError(f"FAISS searches on cpu or cuda, not on {device!r}; give one of them")
     if not hasattr(faiss, "StandardGpuResources") or not faiss.get_num_gpus():
         raise UserError(
-            f'FAISS cannot search on {device}: it is built without GPUs, or sees none; `pip install "comem-lmms[gpu]"`, '
-            "or use --device cpu"
+            f"FAISS cannot search on {device}: it is built without GPUs, or sees none; `pip install "
+            "'comem-lmms[gpu]'`, or use --device cpu"
         )
     _, _, number = device.partition(":")
     options = faiss.GpuClonerOptions()
