@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from results import write_run
 
 from comem_lmms.cli import main
 from comem_lmms.errors import UserError
@@ -52,6 +53,16 @@ def test_newest_run_wins_and_controls_come_last(tmp_path):
     write(tmp_path, "20260101_000002", "vanilla_rag", 0.4)
     write(tmp_path, "20260101_000003", "baseline", 0.5)
     assert [row.accuracy for row in read_rows(tmp_path)] == [50.0, 40.0, 20.0, 30.0]
+
+
+def test_a_trial_does_not_replace_a_run_on_all_and_is_marked(tmp_path):
+    write_run(tmp_path / "all", {"okvqa": [1, 0, 1, 0]}, documents=4)
+    write_run(tmp_path / "try", {"okvqa": [1, 1]}, documents=4, limit=2, date="20260201_000000")
+    rows = read_rows(tmp_path)
+    assert sorted((row.accuracy, row.questions) for row in rows) == [(50.0, 4), (100.0, 2)]
+    (marked,) = [line for line in render(rows).splitlines() if "100.0" in line]
+    assert "(2 questions) " in marked
+    assert render(rows).count("(2 questions)") == 1
 
 
 def write_group(folder):

@@ -51,7 +51,8 @@ class Row:
 
 
 def read_rows(folders: Folders, metric: str | None = None, task: str | None = None) -> list[Row]:
-    """The newest run of every group, task, model and model_args below folders; methods in the order of the paper.
+    """The newest run of every group, task, model, model_args, limit and offset below folders; methods in the order of
+    the paper.
 
     Args:
         folders: one or several; they are searched with all folders below.
@@ -122,7 +123,9 @@ def _rows(path: Path, metric: str | None, task: str | None, known: set[Any]) -> 
                 continue
             tasks = _tasks(run, name)
             chosen = metric or run["configs"][tasks[0]]["metric_list"][0]["metric"]
-            key = (name, run["config"]["model"], model_args)
+            # A run on a few of the questions does not replace one on all.
+            extent = tuple(str(run["config"].get(option) or 0) for option in ("limit", "offset"))
+            key = (name, run["config"]["model"], model_args, extent)
             if key not in known and (name in run["configs"] or _has(scores, chosen)):  # else a group without a mean
                 yield key, _row(path, run, name, tasks, chosen)
     except (KeyError, IndexError, AttributeError) as error:

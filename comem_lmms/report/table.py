@@ -44,8 +44,15 @@ def _table(task: str, rows: Sequence[Row]) -> str:
     questions = ", ".join(sorted({str(row.questions) for row in rows}))
     metrics = "".join(f", {metric}" for metric in sorted({row.metric for row in rows}) if metric)
     tasks = f" ({', '.join(rows[0].tasks)})" if rows[0].tasks else ""
-    lines = aligned([COLUMNS, *((_method(row, rows), *_cells(row)) for row in rows)], left=2)
+    most = max(row.questions for row in rows)
+    named = ((_method(row, rows) + _fewer(row, most), *_cells(row)) for row in rows)
+    lines = aligned([COLUMNS, *named], left=2)
     return "\n".join([f"{task}{tasks}, {questions} questions{metrics}", "", *lines])
+
+
+def _fewer(row: Row, most: int) -> str:
+    """The mark of a row that was asked fewer questions than others."""
+    return f" ({row.questions} questions)" if row.questions < most else ""
 
 
 def _method(row: Row, rows: Sequence[Row]) -> str:
