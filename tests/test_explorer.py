@@ -219,6 +219,11 @@ def test_a_site_replaces_a_site_and_nothing_else(tmp_path):
     assert (tmp_path / "full/thesis.tex").read_text() == "years of work"
     (tmp_path / "empty").mkdir()
     build(tmp_path / "r", tmp_path / "empty")
+    (tmp_path / "empty/CNAME").write_text("a.example")
+    (tmp_path / "empty/.git").mkdir()
+    with pytest.raises(UserError, match=r"empty holds \.git beside a site"):
+        build(tmp_path / "r", tmp_path / "empty")
+    assert (tmp_path / "empty/CNAME").read_text() == "a.example"
 
 
 @pytest.mark.parametrize(
