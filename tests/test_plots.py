@@ -93,6 +93,38 @@ def test_lines_that_differ_in_k_only_are_one_curve(tmp_path):
     assert len(found["accuracy-tokens"].series) == 4
 
 
+def test_a_result_on_other_documents_is_in_no_plot_and_named(tmp_path):
+    """By all that are of one task; a line that differs in k makes each of them possible."""
+    ids = ["item 0", "item 1"]
+    for method, k, n, options in (
+        ("vanilla_rag", 1, 100, {}),
+        ("vanilla_rag", 2, 100, {}),
+        ("comem", 1, 100, {}),
+        ("comem", 2, 4, {"limit": 4, "documents": 100}),
+        ("baseline", 0, 4, {"limit": 4, "documents": 100}),
+    ):
+        scores = {"official": ones(n // 2, n), "official_a": ones(n // 2, n), "official_b": ones(n // 4, n)}
+        usages = [usage(retrieved=ids, gold=f"item {number % 2}") for number in range(n)]
+        arguments = f"pretrained={MODEL}" + (f",top_k={k}" if k else "")
+        if method == "baseline":
+            usages = [usage(retrieval="none", retrieved=[])] * n
+        write_run(tmp_path / f"{method}{k}", {"okvqa": scores}, method, arguments=arguments, usages=usages, **options)
+    table = build(tmp_path)
+    found = figures(table)
+    assert {"accuracy-tokens", "accuracy-seconds", "accuracy-k", "parts-okvqa", "rank-okvqa"} == by_name(found).keys()
+    shown = {place for figure in found.drawn for place in (series.place for series in figure.series)}
+    assert {(table.lines[place].method, table.lines[place].k) for place in shown} == {
+        ("vanilla_rag", 1),
+        ("vanilla_rag", 2),
+        ("comem", 1),
+    }
+    assert [len(series.points) for series in by_name(found)["accuracy-k"].series] == [2]
+    assert found.left_out[:2] == [
+        "baseline on okvqa: 4 of 100 questions (--limit 4), other than most lines",
+        "comem, k=2 on okvqa: 4 of 100 questions (--limit 4), other than most lines",
+    ]
+
+
 def languages(folder):
     tasks = {"infoseek_paper": 0, "infoseek_es": 4, "infoseek_zh": 9}
     for method, right in METHODS:
