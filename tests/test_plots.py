@@ -146,6 +146,32 @@ def test_languages(tmp_path):
     assert "parts-cvqa" not in found
 
 
+def test_a_subset_of_several_cvqa_tasks_is_in_the_figure_of_each(tmp_path):
+    """With a different result in each."""
+    tasks = {
+        task: {
+            "official": ones(of_all, 100),
+            "official_micro": ones(of_all, 100),
+            "official_spanish_chile": ones(of_all + 1, 100),
+            "official_irish_ireland": ones(of_all + 2, 100),
+        }
+        for task, of_all in (("cvqa", 10), ("cvqa_all", 20))
+    }
+    tasks |= {"cvqa_spanish_chile": ones(31, 100), "cvqa_irish_ireland": ones(32, 100)}
+    write_run(tmp_path, tasks)
+    found = by_name(figures(build(tmp_path)))
+    shown = {
+        name: dict(zip(figure.categories, [p.y for p in figure.series[0].points], strict=True))
+        for name, figure in found.items()
+        if name.startswith("language-")
+    }
+    assert shown == {
+        "language-cvqa": {"Spanish Chile": 11, "Irish Ireland": 12},
+        "language-cvqa_all": {"Spanish Chile": 21, "Irish Ireland": 22},
+        "language-cvqa_subsets": {"Irish Ireland": 32, "Spanish Chile": 31},
+    }
+
+
 def test_parts_are_those_that_questions_are_divided_into(tmp_path):
     parts = ("number", "string", "string_long", "micro", "translated", "translated_number")
     for method, right in METHODS:

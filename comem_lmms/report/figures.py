@@ -238,11 +238,13 @@ def _by_language(table: Table, names: Sequence[str], found: Figures) -> None:
 
 
 def _language(column: Column) -> tuple[str, str] | None:
+    """The results that it belongs with, and its language among them."""
     family, _, rest = column.task.partition("_")
     if family == "infoseek" and not column.split and rest in _INFOSEEK:
         return family, _INFOSEEK[rest]
     if family == "cvqa" and (subset := column.split or rest) not in ("", "all", *_TOTALS):
-        return family, subset.replace("_", " ").title()
+        # A part of a task is another result than the task of that subset alone, and not all lines have both.
+        return column.task if column.split else "cvqa_subsets", subset.replace("_", " ").title()
     return None
 
 
