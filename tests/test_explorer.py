@@ -106,8 +106,15 @@ def test_splits_are_the_parts_that_the_report_has(tmp_path):
 def test_scores_beyond_one_are_shown_and_make_nobody_right(tmp_path):
     write_run(tmp_path / "r", {"scale": {"points": [4.0, 1.0]}}, "llava")
     build(tmp_path / "r", tmp_path / "site")
-    assert chunk(tmp_path / "site", "site")["tasks"] == [{"name": "scale", "metrics": []}]
+    assert chunk(tmp_path / "site", "site")["tasks"] == [{"name": "scale", "metrics": [None]}]
     assert chunk(tmp_path / "site", "details-0")[0]["methods"][0]["scores"] == [["points", "4"]]
+
+
+def test_no_other_metric_judges_in_place_of_a_main_one_that_cannot(tmp_path):
+    write_run(tmp_path / "r", {"scale": {"rating": [3, 5, 1], "format_ok": [1, 1, 0]}}, "llava")
+    build(tmp_path / "r", tmp_path / "site")
+    assert chunk(tmp_path / "site", "site")["tasks"] == [{"name": "scale", "metrics": [None, "format_ok"]}]
+    assert [row["scores"] for row in chunk(tmp_path / "site", "list-0")] == [[[None, 1]], [[None, 1]], [[None, 0]]]
 
 
 def test_items_are_those_of_the_knowledge_base_that_was_used(tmp_path, base):
@@ -192,7 +199,7 @@ def test_an_answer_from_a_cache_says_that_it_does_not_tell_its_items(tmp_path):
 def test_numbers_that_are_no_scores_stop_nothing(tmp_path):
     write_run(tmp_path / "r", {"okvqa": ("N/A", [10**400, float("nan"), "one", None])})
     build(tmp_path / "r", tmp_path / "site")
-    assert [row["scores"] for row in chunk(tmp_path / "site", "list-0")] == [[[]]] * 4
+    assert [row["scores"] for row in chunk(tmp_path / "site", "list-0")] == [[[None]]] * 4
 
 
 def test_half_a_character_in_an_answer_does_not_stop_the_site(tmp_path):
@@ -219,6 +226,28 @@ def test_a_site_replaces_a_site_and_nothing_else(tmp_path):
     assert (tmp_path / "full/thesis.tex").read_text() == "years of work"
     (tmp_path / "empty").mkdir()
     build(tmp_path / "r", tmp_path / "empty")
+    (tmp_path / "empty/CNAME").write_text("a.example")
+    (tmp_path / "empty/.git").mkdir()
+    with pytest.raises(UserError, match=r"empty holds \.git beside a site"):
+        build(tmp_path / "r", tmp_path / "empty")
+    assert (tmp_path / "empty/CNAME").read_text() == "a.example"
+
+
+def test_the_working_directory_is_not_replaced(tmp_path, monkeypatch, capsys):
+    """It would still be the folder that was, of which a server finds nothing."""
+    write_run(tmp_path / "r", {"okvqa": [1.0]})
+    build(tmp_path / "r", tmp_path / "site")
+    monkeypatch.chdir(tmp_path / "site")
+    capsys.readouterr()
+    for given in (".", str(tmp_path / "site")):
+        assert main(["explore", str(tmp_path / "r"), "--out", given]) == 2
+        error = capsys.readouterr().err
+        assert f"{given} holds the working directory" in error
+        assert error.count("\n") == 1
+    assert Path("index.html").exists()
+    monkeypatch.chdir("data")
+    with pytest.raises(UserError, match="holds the working directory"):
+        build(tmp_path / "r", "..")
 
 
 @pytest.mark.parametrize(

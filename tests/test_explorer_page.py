@@ -152,6 +152,16 @@ def test_by_who_was_right(page):
     assert count(page) == 10
 
 
+def test_where_the_main_metric_cannot_judge_nobody_is_right_until_another_is_chosen(tmp_path, watched):
+    write_run(tmp_path / "r", {"scale": {"rating": [3, 5, 1], "format_ok": [1, 1, 0]}}, "llava")
+    page = watched(build(tmp_path / "r", tmp_path / "site").page.as_uri())
+    page.locator("#verdict").select_option("all")
+    assert count(page) == 0
+    assert page.locator("#metric option").all_inner_texts() == ["each benchmark's own metric", "format_ok"]
+    page.locator("#metric").select_option("format_ok")
+    assert count(page) == 2
+
+
 def test_search_goes_over_questions_answers_outputs_and_titles(page):
     for words, number in (("word7", 2), ("VANILLA_RAG says WORD19", 2), ("answer 59", 1), ("number 23, please", 1)):
         page.get_by_label("Search").fill(words)

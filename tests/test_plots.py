@@ -93,6 +93,38 @@ def test_lines_that_differ_in_k_only_are_one_curve(tmp_path):
     assert len(found["accuracy-tokens"].series) == 4
 
 
+def test_a_result_on_other_documents_is_in_no_plot_and_named(tmp_path):
+    """By all that are of one task; a line that differs in k makes each of them possible."""
+    ids = ["item 0", "item 1"]
+    for method, k, n, options in (
+        ("vanilla_rag", 1, 100, {}),
+        ("vanilla_rag", 2, 100, {}),
+        ("comem", 1, 100, {}),
+        ("comem", 2, 4, {"limit": 4, "documents": 100}),
+        ("baseline", 0, 4, {"limit": 4, "documents": 100}),
+    ):
+        scores = {"official": ones(n // 2, n), "official_a": ones(n // 2, n), "official_b": ones(n // 4, n)}
+        usages = [usage(retrieved=ids, gold=f"item {number % 2}") for number in range(n)]
+        arguments = f"pretrained={MODEL}" + (f",top_k={k}" if k else "")
+        if method == "baseline":
+            usages = [usage(retrieval="none", retrieved=[])] * n
+        write_run(tmp_path / f"{method}{k}", {"okvqa": scores}, method, arguments=arguments, usages=usages, **options)
+    table = build(tmp_path)
+    found = figures(table)
+    assert {"accuracy-tokens", "accuracy-seconds", "accuracy-k", "parts-okvqa", "rank-okvqa"} == by_name(found).keys()
+    shown = {place for figure in found.drawn for place in (series.place for series in figure.series)}
+    assert {(table.lines[place].method, table.lines[place].k) for place in shown} == {
+        ("vanilla_rag", 1),
+        ("vanilla_rag", 2),
+        ("comem", 1),
+    }
+    assert [len(series.points) for series in by_name(found)["accuracy-k"].series] == [2]
+    assert found.left_out[:2] == [
+        "baseline on okvqa: 4 of 100 questions (--limit 4), other than most lines",
+        "comem, k=2 on okvqa: 4 of 100 questions (--limit 4), other than most lines",
+    ]
+
+
 def languages(folder):
     tasks = {"infoseek_paper": 0, "infoseek_es": 4, "infoseek_zh": 9}
     for method, right in METHODS:
@@ -112,6 +144,32 @@ def test_languages(tmp_path):
     assert [p.y for p in points(found["language-infoseek"])["comem"]] == [70, 66, 61]
     assert found["language-cvqa"].categories == ["Spanish Chile", "Irish Ireland"]
     assert "parts-cvqa" not in found
+
+
+def test_a_subset_of_several_cvqa_tasks_is_in_the_figure_of_each(tmp_path):
+    """With a different result in each."""
+    tasks = {
+        task: {
+            "official": ones(of_all, 100),
+            "official_micro": ones(of_all, 100),
+            "official_spanish_chile": ones(of_all + 1, 100),
+            "official_irish_ireland": ones(of_all + 2, 100),
+        }
+        for task, of_all in (("cvqa", 10), ("cvqa_all", 20))
+    }
+    tasks |= {"cvqa_spanish_chile": ones(31, 100), "cvqa_irish_ireland": ones(32, 100)}
+    write_run(tmp_path, tasks)
+    found = by_name(figures(build(tmp_path)))
+    shown = {
+        name: dict(zip(figure.categories, [p.y for p in figure.series[0].points], strict=True))
+        for name, figure in found.items()
+        if name.startswith("language-")
+    }
+    assert shown == {
+        "language-cvqa": {"Spanish Chile": 11, "Irish Ireland": 12},
+        "language-cvqa_all": {"Spanish Chile": 21, "Irish Ireland": 22},
+        "language-cvqa_subsets": {"Irish Ireland": 32, "Spanish Chile": 31},
+    }
 
 
 def test_parts_are_those_that_questions_are_divided_into(tmp_path):

@@ -105,6 +105,23 @@ def test_without_retrieval_by_what_the_others_were_given(tmp_path, retrieved, mi
     assert (0, "microseek") not in build(tmp_path, support=True).support
 
 
+def test_nothing_is_shared_between_other_documents_of_the_same_numbers(tmp_path, retrieved, microseek):
+    results(tmp_path / "1", retrieved, microseek)
+    alone = [usage(retrieval="none", retrieved=[])] * LIMIT
+    scores = {"microseek": {"exact_match": ones(1, 12)}}
+    write_run(tmp_path / "2", scores, "baseline", targets=["Paris"] * LIMIT, usages=alone)
+    assert build(tmp_path, support=True).support.keys() == {(1, "microseek")}
+
+
+def test_of_fewer_questions_those_that_both_were_asked_are_shared(tmp_path, retrieved, microseek):
+    results(tmp_path / "1", retrieved, microseek)
+    alone, targets = [usage(retrieval="none", retrieved=[])] * 3, [microseek.target(n) for n in range(3)]
+    scores = {"microseek": {"exact_match": ones(1, 3)}}
+    write_run(tmp_path / "2", scores, "baseline", targets=targets, usages=alone, limit=3)
+    support = build(tmp_path, support=True).support[0, "microseek"]
+    assert (support.questions, support.left_out) == (3, 0)
+
+
 def test_what_no_line_tells_is_said(tmp_path):
     write_run(tmp_path, {"microseek": {"exact_match": ones(1, 2)}}, "baseline", usages=[usage(retrieved=[])] * 2)
     table = build(tmp_path, support=True)

@@ -85,8 +85,8 @@ function option(label, value) {
 
 function setUp() {
   byId("task").append(option("all", ""), ...site.tasks.map((task, place) => option(task.name, place)));
-  const metrics = [...new Set(site.tasks.flatMap((task) => task.metrics))];
-  byId("metric").append(option("each benchmark's own metric", ""), ...metrics.map((name) => option(name, name)));
+  const metrics = [...new Set(site.tasks.flatMap((task) => task.metrics))]; // first, null for one that cannot judge
+  byId("metric").append(option("each benchmark's own metric", ""), ...metrics.filter(Boolean).map((name) => option(name, name)));
   byId("metric").parentElement.hidden = metrics.length < 2;
   const free = site.lines.every((line) => line.is_control);
   site.lines.forEach((line, place) => {

@@ -31,10 +31,7 @@ class Pictures:
         Args:
             picture: decoded, or the bytes of a file.
         """
-        content = (
-            picture if isinstance(picture, bytes) else f"{picture.mode}{picture.size}".encode() + picture.tobytes()
-        )
-        key = hashlib.sha256(content).hexdigest()[:32]
+        key = hashlib.sha256(_content(picture)).hexdigest()[:32]
         if key not in self._told:
             self._told[key] = self._write(picture, f"{key}.webp")
         return self._told[key]

@@ -37,7 +37,7 @@ class Recorder:
 
     Args:
         task: its place among the tasks.
-        judges: the metrics by which answers are right or wrong.
+        judges: the metrics by which answers are right or wrong, or None in their place.
         splits: by question's id.
         n_lines: how many lines there are.
     """
@@ -45,7 +45,7 @@ class Recorder:
     def __init__(
         self,
         task: int,
-        judges: Sequence[str],
+        judges: Sequence[str | None],
         splits: Mapping[str, list[str]],
         n_lines: int,
         library: Library,
@@ -89,7 +89,7 @@ class Recorder:
         scores: list[list[float | None] | None] = [None] * self._n_lines
         for answer in question.answers:
             metrics = logged(answer.run, answer.sample)
-            found = [number(metrics.get(judge)) for judge in self._judges]
+            found = [None if judge is None else number(metrics.get(judge)) for judge in self._judges]
             scores[answer.line] = [None if score is None else round(score, 4) for score in found]
         return scores
 

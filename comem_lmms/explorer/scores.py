@@ -25,9 +25,9 @@ def logged(run: Evaluation, sample: Mapping[str, Any]) -> dict[str, Any]:
     return {name: item for name, item in sample.items() if name in known and not name.endswith("_stderr")}
 
 
-def judges(questions: Sequence[Question]) -> list[str]:
-    """The metrics by which an answer is right or wrong, the task's main one first: those of which more is better, which
-    are no part of another, and of which every score is from 0 to 1."""
+def judges(questions: Sequence[Question]) -> list[str | None]:
+    """The metrics by which an answer is right or wrong: those of which more is better, which are no part of another,
+    and of which every score is from 0 to 1. The first is the task's main one, or None if that is none of them."""
     able: dict[str, bool] = {}
     for question in questions:
         for answer in question.answers:
@@ -36,7 +36,9 @@ def judges(questions: Sequence[Question]) -> list[str]:
                 if name not in answer.run.lower_is_better and (score := number(metrics[name])) is not None:
                     able[name] = able.get(name, True) and 0 <= score <= 1
     main = {answer.run.metrics[0] for question in questions for answer in question.answers if answer.run.metrics}
-    return sorted((name for name, is_able in able.items() if is_able), key=lambda name: name not in main)
+    found = [name for name, is_able in able.items() if is_able]
+    first = next((name for name in found if name in main), None)
+    return [first, *(name for name in found if name != first)]
 
 
 def splits(questions: Sequence[Question]) -> dict[str, list[str]]:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from tqdm import tqdm
 
 from comem_lmms.errors import UserError, one_line
+from comem_lmms.explorer.pictures import FOLDER as IMAGES
 from comem_lmms.explorer.pictures import Pictures
 from comem_lmms.explorer.questions import Log, read
 from comem_lmms.explorer.records import Record, Recorder
@@ -61,7 +62,7 @@ def build(
         knowledge: folders of knowledge bases that are not where the runs found them.
 
     Raises:
-        UserError: there are no results or no samples, or ``out`` holds something else.
+        UserError: there are no results or no samples, ``out`` holds something else, or is the working directory.
     """
     out = Path(out)
     _check(out)
@@ -142,11 +143,17 @@ def _about(line: Line) -> dict[str, Any]:
 
 
 def _check(out: Path) -> None:
-    """Raises UserError if a folder holds anything but a site."""
+    """Raises UserError if a folder holds anything but a site, all of which is replaced, or is one that is worked in."""
+    if Path.cwd().is_relative_to(out.resolve()):
+        raise UserError(f"{out} holds the working directory, so it cannot be replaced; name another folder")
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     if not (out / MANIFEST).is_file() or read_json(out / MANIFEST).get("what") != WHAT:
         raise UserError(f"{out} holds something else than a site of `comem-lmms explore`; name another folder")
+    if foreign := sorted({path.name for path in out.iterdir()} - {PAGE, MANIFEST, DATA, IMAGES}):
+        raise UserError(
+            f"{out} holds {foreign[0]} beside a site of `comem-lmms explore`; move it, or name another folder"
+        )
 
 
 @contextmanager

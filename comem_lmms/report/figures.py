@@ -2,13 +2,14 @@
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, NamedTuple
 
 from comem_lmms.report.columns import AVERAGE, Column
 from comem_lmms.report.costs import Cost
 from comem_lmms.report.leaderboard import Cell, Table
 from comem_lmms.report.lines import HOW, Line
+from comem_lmms.report.provenance import extent
 from comem_lmms.report.ranks import Ranks, count_ranks, item_ranks
 from comem_lmms.scoring.aggregate import estimate
 
@@ -93,14 +94,31 @@ class Figures(NamedTuple):
 
 def figures(table: Table) -> Figures:
     """All plots that the results hold enough for."""
-    found = Figures([], [])
     names = _labels(table.lines)
+    found = Figures([], [])
+    for task, others in table.others.items():
+        for place in sorted(others):
+            asked = extent(table.lines[place].results[task].run)
+            found.left_out.append(f"{_with_k(table, names, place)} on {task}: {asked}, other than most lines")
+    table = _of_the_same_documents(table)
     _costs(table, names, found)
     _by_k(table, names, found)
     _by_language(table, names, found)
     _by_part(table, names, found)
     _by_rank(table, names, found)
     return found
+
+
+def _of_the_same_documents(table: Table) -> Table:
+    """Without the results that the table compares with nothing."""
+    cells = [
+        [
+            Cell() if place in table.others.get(column.task, ()) else cell
+            for column, cell in zip(table.columns, of_line, strict=True)
+        ]
+        for place, of_line in enumerate(table.cells)
+    ]
+    return replace(table, cells=cells)
 
 
 def _labels(lines: Sequence[Line]) -> list[str]:
@@ -220,11 +238,13 @@ def _by_language(table: Table, names: Sequence[str], found: Figures) -> None:
 
 
 def _language(column: Column) -> tuple[str, str] | None:
+    """The results that it belongs with, and its language among them."""
     family, _, rest = column.task.partition("_")
     if family == "infoseek" and not column.split and rest in _INFOSEEK:
         return family, _INFOSEEK[rest]
     if family == "cvqa" and (subset := column.split or rest) not in ("", "all", *_TOTALS):
-        return family, subset.replace("_", " ").title()
+        # A part of a task is another result than the task of that subset alone, and not all lines have both.
+        return column.task if column.split else "cvqa_subsets", subset.replace("_", " ").title()
     return None
 
 
@@ -288,7 +308,7 @@ def _by_rank(table: Table, names: Sequence[str], found: Figures) -> None:
 def _ranks(table: Table, column: Column) -> Iterator[tuple[int, Ranks]]:
     """Of the right item where documents tell it, otherwise of what `find_support` looked for."""
     for place, line in enumerate(table.lines):
-        if (result := line.results.get(column.task)) is None:
+        if (result := line.results.get(column.task)) is None or place in table.others[column.task]:
             continue
         if ranks := item_ranks(result.answers.told):
             yield place, count_ranks("item", ranks, result, column.metric)
@@ -322,10 +342,14 @@ def _range(low: int, high: int) -> str:
 def _series(
     table: Table, names: Sequence[str], place: int, points: Sequence[Point], with_k: bool = False, **how: bool
 ) -> Series:
-    line = table.lines[place]
+    label = _with_k(table, names, place) if with_k else names[place]
+    return Series(label, place, table.lines[place].is_control, points, **how)
+
+
+def _with_k(table: Table, names: Sequence[str], place: int) -> str:
     several = len({one.k for one in table.lines if one.k is not None}) > 1
-    k = f", k={line.k}" if with_k and several and line.k is not None else ""
-    return Series(names[place] + k, place, line.is_control, points, **how)
+    k = table.lines[place].k
+    return names[place] + (f", k={k}" if several and k is not None else "")
 
 
 def _point(x: float, cell: Cell, text: str = "") -> Point:

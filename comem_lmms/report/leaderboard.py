@@ -64,6 +64,7 @@ class Table:
         remarks: on the table as a whole.
         baseline: the method that differences are to.
         older: runs that newer ones replace.
+        others: by task, the places of lines that were asked other documents than most, which are compared with nothing.
         support: by the place of a line and the task, whether what was retrieved held the answer; None if not asked for.
     """
 
@@ -76,6 +77,7 @@ class Table:
     baseline: str | None
     paper: Paper | None
     older: Sequence[Evaluation]
+    others: Mapping[str, set[int]]
     support: Mapping[tuple[int, str], Ranks] | None = None
 
 
@@ -166,6 +168,7 @@ class _Builder:
             self.baseline,
             self.paper,
             older,
+            {task: found.others for task, found in self.comparisons.items()},
         )
 
     def _remark_on(self, paper: Paper) -> None:

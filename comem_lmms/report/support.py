@@ -5,7 +5,7 @@ accepted answers are in the retrieval run that it names, or in the task's docume
 looks for is looked for here.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -41,7 +41,7 @@ class Facts(NamedTuple):
 def find_support(lines: Sequence[Line], columns: Sequence[Column]) -> tuple[dict[tuple[int, str], Ranks], list[str]]:
     """Counts by the place of a line and the task, and what is to be said of those that have none.
 
-    A line without retrieval is counted by what the others of its task were given, if all were given the same.
+    A line without retrieval is counted by what the others that were asked the same were given, if that is the same.
 
     Args:
         columns: of whole tasks, the metric of which says what is right.
@@ -60,9 +60,17 @@ def find_support(lines: Sequence[Line], columns: Sequence[Column]) -> tuple[dict
             except UserError as error:
                 named = f"{lines[place].name} ({lines[place].knowledge}) on {column.task}"
                 silent.setdefault(str(error), []).append(named)
-        shared = [one for place, one in found.items() if not lines[place].is_control]
+        lenders = {place: one for place, one in found.items() if not lines[place].is_control}
         for place in asked:
-            if lines[place].retrieval == "none" and shared and all(one == shared[0] for one in shared):
+            if lines[place].retrieval != "none":
+                continue
+            targets = lines[place].results[column.task].answers.targets
+            shared = [
+                one
+                for lender, one in lenders.items()
+                if _agree(targets, lines[lender].results[column.task].answers.targets, one.places)
+            ]
+            if shared and all(one == shared[0] for one in shared):
                 found[place] = shared[0]
         for place, (measure, places) in found.items():
             result = lines[place].results[column.task]
@@ -71,6 +79,11 @@ def find_support(lines: Sequence[Line], columns: Sequence[Column]) -> tuple[dict
     if not counts and not told:
         return counts, ["Support is not known: no line tells what was retrieved."]
     return counts, [f"Support is not known of {'; of '.join(told)}."] if told else []
+
+
+def _agree(one: Mapping[int, str], other: Mapping[int, str], numbers: Iterable[int]) -> bool:
+    """Whether two logs have the same documents under numbers that both have."""
+    return all(one[number] == other[number] for number in numbers if number in one)
 
 
 class _Finder:
