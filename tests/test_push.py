@@ -168,13 +168,13 @@ def test_a_card_tells_what_was_kept_and_dropped(trained, tmp_path):
 
 def test_a_merged_encoder(push, there, tmp_path, knowledge):
     merge("micro", tmp_path / "merged", dtype="float32")
+    its_own = {path.name for path in (tmp_path / "merged").iterdir()}
+    for name in ("training.json", "run.json", "log.txt", "vlm_results.json"):
+        (tmp_path / "merged" / name).write_text('{"out": "/home/me/runs"}')
     push("merged", "owner/merged", "--revision", "v1")
     repository = there.repositories["owner/merged"]
     assert repository.files == {}
-    assert repository.commits[repository.branches["v1"]].keys() == {
-        "README.md",
-        *(path.name for path in (tmp_path / "merged").iterdir()),
-    }
+    assert repository.commits[repository.branches["v1"]].keys() == {"README.md", *its_own}
     made = [
         Parts(MemoryArguments(memory_encoder=source), "cpu").encoder.encode([knowledge[0]])
         for source in ("owner/merged@v1", str(tmp_path / "merged"))
