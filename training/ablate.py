@@ -15,10 +15,11 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import yaml
 from comem_lmms.training.settings import FREE, Settings, find_yaml, load, read_yaml
@@ -61,9 +62,10 @@ class Ablation:
             UserError: there is none, or it is not of that form.
         """
         given = read_yaml(find_yaml(CONFIGS, config, "ablation"))
-        if set(given) != {f.name for f in fields(cls)} or not isinstance(given["values"], list) or not given["values"]:
+        kinds = {"setting": str, "values": list, "label": str}
+        if set(given) != set(kinds) or not all(isinstance(given[n], kind) and given[n] for n, kind in kinds.items()):
             raise UserError(
-                f"{config} does not have setting, values (a list) and label, and nothing else; see {CONFIGS}"
+                f"{config} does not have setting and label (texts) and values (a list), and nothing else; see {CONFIGS}"
             )
         return cls(**given)
 
@@ -125,8 +127,8 @@ def variants(ablation: Ablation, base: str, overrides: Sequence[str]) -> list[Va
     out = Path(load(base, overrides).out)
     found = []
     for value in ablation.values:
-        encoder = out / f"{ablation.setting}-{value}" / "encoder"
-        settings = load(base, [*overrides, f"{ablation.setting}={value}", f"out={encoder}"])
+        encoder = out / f"{ablation.setting}-{quote(str(value), safe='')}" / "encoder"  # a value may have slashes
+        settings = load(base, overrides, {ablation.setting: value, "out": str(encoder)})
         if settings.reader:
             raise UserError(
                 f"reader={settings.reader!r} cannot be ablated: its encoders are merged before use; leave it out"
@@ -240,7 +242,7 @@ def _run(command: Sequence[str], folder: Path) -> None:
         environment = {"TQDM_MININTERVAL": "30", **os.environ}
         try:
             process = subprocess.Popen(
-                command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
+                command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", env=environment
             )
         except OSError as error:
             raise UserError(f"cannot start {command[0]!r} ({error.strerror}); give another --launch") from error
