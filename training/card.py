@@ -3,8 +3,6 @@
 Of this machine a card tells nothing: folders are named by the last part of their path.
 """
 
-import os
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +10,7 @@ from statistics import fmean
 from typing import Any
 
 import yaml
+from comem_lmms.training.paths import Paths, without_paths
 from comem_lmms.training.settings import FREE
 from comem_lmms.training.synthesis.stats import stats
 from comem_lmms.training.synthesis.store import WHAT
@@ -26,8 +25,6 @@ from comem_lmms.report.lines import Line
 POINTS = 10  # of a curve in the card
 # Settings that name folders, which others do not have, or do not change a weight.
 OWN = {"data", "knowledge", "pretrained", *FREE}
-# What may be a path: nothing that HTML, a table or a list is made of.
-_WORD = re.compile(r"(?<![\w:/<.~-])(?:~|\.{1,2})?(?:[\w.~@+-]*/)+[\w.~@+-]*")
 
 
 def make_card(
@@ -54,35 +51,19 @@ def make_card(
     metadata = {} if licence is None else {"license": licence}
     parts = [model_card(about, adapter, repository, **metadata)]
     parts.append(f"`memory_encoder={repository}@COMMIT` pins a commit.")
+    names = {str(folder): repository, **{name: name for name in (repository, about["vlm"])}}
     record = read_json(folder / RECORD) if (folder / RECORD).is_file() else {}
+    record = Paths(record, names).cut(record)
     if "losses" in record:  # others' recipes write another record
         parts += [*_reader(about, record["settings"], repository), *_training(record)]
     identity = fingerprint(str(folder))
     if results is not None:
-        table = build([results])
+        table = _shareable(build([results]), names)
         head, end, rest = parts[0].partition("\n---\n")
         parts[0] = f"{head}\n{write(_of(table, folder, identity), 'hf')}{end}{rest}"
         parts += ["## Results", write(table, "md")]
     parts += ["## Versions and fingerprints", *_identity(record, identity)]
-    names = {str(folder): repository, **{name: name for name in (repository, about["vlm"])}}
     return without_paths("\n\n".join(part.strip() for part in parts) + "\n", names)
-
-
-def without_paths(text: str, names: Mapping[str, str]) -> str:
-    """A text in which paths of this machine are cut to their last part.
-
-    Args:
-        names: of paths that have one.
-    """
-
-    def shortened(match: re.Match[str]) -> str:
-        word = match.group()
-        path = Path(word)
-        known = next((name for place, name in names.items() if path == Path(place)), None)
-        is_path = known or word[0] in "/~" or word.startswith(("./", "../")) or os.path.exists(word)
-        return (known or path.name) if is_path and len(path.parts) > 1 else word
-
-    return _WORD.sub(shortened, text)
 
 
 def _reader(about: Mapping[str, Any], settings: Mapping[str, Any], repository: str) -> Iterator[str]:
@@ -149,6 +130,17 @@ def _of(table: Table, folder: Path, identity: str) -> Table:
         return [rows[place] for place in kept]
 
     return replace(table, lines=of(table.lines), cells=of(table.cells), costs=of(table.costs))
+
+
+def _shareable(table: Table, names: Mapping[str, str]) -> Table:
+    """The table without this machine's paths in what its lines and notes are called."""
+    arguments = [result.run.arguments for line in table.lines for result in line.results.values()]
+    cut = Paths([arguments, [(line.model, line.retrieval) for line in table.lines]], names).cut
+    lines = [
+        replace(line, model=cut(line.model), retrieval=cut(line.retrieval), variant=cut(line.variant))
+        for line in table.lines
+    ]
+    return replace(table, lines=lines, notes=cut(table.notes), remarks=cut(table.remarks))
 
 
 def _is_of(line: Line, folder: Path, identity: str) -> bool:
