@@ -13,6 +13,7 @@ from comem_lmms.training.ablate import Ablation, Variant, figure, table, variant
 from comem_lmms.training.settings import load
 from comem_lmms.training.train import train
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from samples import rows_of, write
 
 from comem_lmms.report import Row
@@ -74,6 +75,17 @@ def test_an_ablation(command, questions, knowledge, tmp_path):
     status, said = command(config, *given[:-1], "lr=0.1", given[-1])
     assert status == 1
     assert f"{out}/heads-4/encoder was trained with lr=0.002, not 0.1; give another out=" in said.out
+
+    weights = load_file(interrupted / "resampler.safetensors")
+    save_file({name: 2 * weight for name, weight in weights.items()}, interrupted / "resampler.safetensors")
+    assert command(config, *given)[0] == 0
+    assert [len(list((out / f"heads-{heads}/results").iterdir())) for heads in (4, 5)] == [1, 2]
+
+    shutil.rmtree(data)
+    write(data, rows_of(questions, ids, 15), knowledge)
+    status, said = command(config, *given)
+    assert status == 1
+    assert re.search(r"heads-5/encoder was trained with data_fingerprint='\w{64}', not '\w{64}'; give ano", said.out)
 
 
 def test_what_ships_can_be_run():
