@@ -58,6 +58,26 @@ def results(trained, tmp_path_factory):
     return folder
 
 
+@pytest.fixture
+def whole(results, tmp_path):
+    """The same as if microseek had no more questions."""
+    return shutil.copytree(results, tmp_path / "whole", copy_function=partial(rewrite, limit=None))
+
+
+def rewrite(source, copy, limit=6, top_k=3, replaced=()):
+    """Copies a file of lmms-eval, with another limit and top_k if it holds results, and texts replaced in pairs."""
+    text = Path(source).read_text()
+    for old, new in replaced:
+        text = text.replace(old, new)
+    if source.endswith("_results.json"):
+        run = json.loads(text)
+        run["config"] |= {"limit": limit, "model_args": f"{run['config']['model_args']},top_k={top_k}"}
+        for counted in run["n-samples"].values():
+            counted["original"] = counted["original"] if limit else counted["effective"]
+        text = json.dumps(run)
+    Path(copy).write_text(text)
+
+
 def logged(results):
     """The answers of the trained encoder."""
     (log,) = (results / "mine").rglob("*_samples_microseek.jsonl")
@@ -110,9 +130,9 @@ def test_what_is_pushed_is_loaded_as_it_was(trained, results, push, there, tmp_p
     assert fingerprint(f"owner/mine@{commit}") == fingerprint(str(trained)) != fingerprint("micro")
 
 
-def test_a_card_tells_of_data_training_and_results(trained, results, push, tmp_path, monkeypatch):
+def test_a_card_tells_of_data_training_and_results(trained, results, whole, push, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    given = ("--results", results, "--license", "apache-2.0", "--card-only", "CARD.md")
+    given = ("--results", whole, "--license", "apache-2.0", "--card-only", "CARD.md")
     assert push(trained, "owner/mine", *given) == "CARD.md: the card; nothing was uploaded"
     content = Path("CARD.md").read_text()
     card = ModelCard(content)
@@ -134,6 +154,8 @@ def test_a_card_tells_of_data_training_and_results(trained, results, push, tmp_p
     ):
         assert part in content, part
     assert not any(part in content for part in (str(results), "Jane", "Doe/"))
+    push(trained, "owner/mine", "--results", results, "--card-only", "CARD.md")
+    assert yaml.safe_load(Path("CARD.md").read_text().split("---\n")[1])["model-index"] == []  # six of all questions
 
 
 def test_a_card_tells_what_was_kept_and_dropped(trained, tmp_path):
@@ -252,6 +274,27 @@ def test_results_of_another_encoder_are_not_taken_for_its_own(trained, results, 
     told = push(trained, "owner/mine", *given, status=2)
     assert told.startswith("none of the results is of this memory encoder (fingerprint ")
     assert not (tmp_path / "card").exists()
+
+
+def test_results_of_before_it_was_trained_again_are_not_its_own(trained, whole, push, tmp_path):
+    earlier = [(fingerprint(str(trained))[:16], "0" * 16)]
+    copied = partial(rewrite, limit=None, top_k=2, replaced=earlier)
+    shutil.copytree(whole / "mine", tmp_path / "earlier", copy_function=copied)
+    shutil.copytree(whole / "mine", tmp_path / "whole/earlier", copy_function=copied)
+    card = tmp_path / "card"
+    told = push(trained, "owner/mine", "--results", tmp_path / "earlier", "--card-only", card, status=2)
+    assert told.startswith("none of the results is of this memory encoder (fingerprint ")
+    push(trained, "owner/mine", "--results", whole, "--card-only", card)
+    assert "k=3" in card.read_text()
+    assert "k=2" not in card.read_text()
+
+    another_task = partial(rewrite, limit=None, replaced=[*earlier, ("microseek", "another")])
+    shutil.copytree(whole / "mine", tmp_path / "mixed/1")
+    shutil.copytree(whole / "mine", tmp_path / "mixed/2", copy_function=another_task)
+    for path in (tmp_path / "mixed/2").rglob("*_samples_microseek.jsonl"):
+        path.rename(path.with_name(path.name.replace("microseek", "another")))
+    told = push(trained, "owner/mine", "--results", tmp_path / "mixed", "--card-only", card, status=2)
+    assert told.startswith("none of the results is of this memory encoder (fingerprint ")
 
 
 def test_paths_are_cut_to_their_last_part(tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 Of this machine a card tells nothing: folders are named by the last part of their path.
 """
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +21,9 @@ from comem_lmms.encoder import fingerprint, model_card
 from comem_lmms.errors import UserError
 from comem_lmms.files import read_json
 from comem_lmms.report import Table, build, write
-from comem_lmms.report.lines import Line
+from comem_lmms.report.lines import Line, Result
+
+log = logging.getLogger(__name__)
 
 POINTS = 10  # of a curve in the card
 # Settings that name folders, which others do not have, or do not change a weight.
@@ -58,7 +61,8 @@ def make_card(
         parts += [*_reader(about, record["settings"], repository), *_training(record)]
     identity = fingerprint(str(folder))
     if results is not None:
-        table = _shareable(build([results]), names)
+        table = _without_earlier(build([results]), folder, identity)
+        table = _shareable(table, names)
         head, end, rest = parts[0].partition("\n---\n")
         parts[0] = f"{head}\n{write(_of(table, folder, identity), 'hf')}{end}{rest}"
         parts += ["## Results", write(table, "md")]
@@ -125,7 +129,21 @@ def _of(table: Table, folder: Path, identity: str) -> Table:
             f"none of the results is of this memory encoder (fingerprint {identity[:16]}); evaluate it with "
             f"lmms-eval --model comem --model_args memory_encoder={folder} --log_samples, or leave --results out"
         )
+    return _only(table, kept)
 
+
+def _without_earlier(table: Table, folder: Path, identity: str) -> Table:
+    """A table without lines of which a result is of another encoder that was in this one's folder."""
+    kept = []
+    for place, line in enumerate(table.lines):
+        if _is_of(line, folder, identity) or not any(_names(one, folder) for one in line.results.values()):
+            kept.append(place)
+        else:
+            log.warning("not in the card: %s, %s has results of an earlier encoder", line.name, line.model)
+    return _only(table, kept)
+
+
+def _only(table: Table, kept: Sequence[int]) -> Table:
     def of(rows: Sequence[Any]) -> list[Any]:
         return [rows[place] for place in kept]
 
@@ -144,11 +162,20 @@ def _shareable(table: Table, names: Mapping[str, str]) -> Table:
 
 
 def _is_of(line: Line, folder: Path, identity: str) -> bool:
-    """By the fingerprint in the log, or where it tells none (answers of a cache) by the folder."""
-    if told := line.told("fingerprints").get("memory_encoder"):
-        return any(identity.startswith(one) for one in told)
-    given = {result.run.arguments.get("memory_encoder") for result in line.results.values()}
-    return any(one is not None and Path(one).resolve() == folder.resolve() for one in given)
+    """Whether all its results are: an encoder may have been trained again between two tasks."""
+    return all(_result_is_of(result, folder, identity) for result in line.results.values())
+
+
+def _result_is_of(result: Result, folder: Path, identity: str) -> bool:
+    """By the fingerprints in the log, or where it tells none (answers of a cache) by the folder."""
+    prints = [(usage.get("fingerprints") or {}).get("memory_encoder") for usage in result.answers.usages]
+    told = {str(one) for one in prints if one}
+    return all(identity.startswith(one) for one in told) if told else _names(result, folder)
+
+
+def _names(result: Result, folder: Path) -> bool:
+    given = result.run.arguments.get("memory_encoder")
+    return given is not None and Path(given).resolve() == folder.resolve()
 
 
 def _identity(record: Mapping[str, Any], identity: str) -> Iterator[str]:
