@@ -47,8 +47,8 @@ FILES = (CONFIG, RESAMPLER, "adapter_config.json", ADAPTER)
 # Of an encoder whose adapter is merged: a whole VLM instead.
 MERGED_FILES = (CONFIG, RESAMPLER, "config.json")
 MERGED_WEIGHTS = "model*.safetensors*"
-# With the processor and the tokenizer.
-MERGED_PATTERNS = (MERGED_WEIGHTS, RESAMPLER, "*.json", "*.jinja", "*.txt", "*.model")
+# By name, so that no record or log of a training that lies beside them is taken for a part.
+MERGED_PATTERNS = (MERGED_WEIGHTS, *MERGED_FILES, *fingerprints.SETTINGS, *fingerprints.VOCABULARIES)
 
 
 CARD = """# Memory encoder for {vlm}

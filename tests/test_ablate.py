@@ -13,6 +13,7 @@ from comem_lmms.training.ablate import Ablation, Variant, figure, table, variant
 from comem_lmms.training.settings import load
 from comem_lmms.training.train import train
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from samples import rows_of, write
 
 from comem_lmms.report import Row
@@ -75,6 +76,17 @@ def test_an_ablation(command, questions, knowledge, tmp_path):
     assert status == 1
     assert f"{out}/heads-4/encoder was trained with lr=0.002, not 0.1; give another out=" in said.out
 
+    weights = load_file(interrupted / "resampler.safetensors")
+    save_file({name: 2 * weight for name, weight in weights.items()}, interrupted / "resampler.safetensors")
+    assert command(config, *given)[0] == 0
+    assert [len(list((out / f"heads-{heads}/results").iterdir())) for heads in (4, 5)] == [1, 2]
+
+    shutil.rmtree(data)
+    write(data, rows_of(questions, ids, 15), knowledge)
+    status, said = command(config, *given)
+    assert status == 1
+    assert re.search(r"heads-5/encoder was trained with data_fingerprint='\w{64}', not '\w{64}'; give ano", said.out)
+
 
 def test_what_ships_can_be_run():
     assert {"data_fraction", "depth", "rank", "vectors"} == set(SHIPPED)
@@ -96,8 +108,12 @@ def test_mistakes_are_found_before_anything_is_trained(tmp_path, command):
 
     good = {"setting": "rank", "values": [4], "label": "rank"}
     given = ("--set", *GIVEN)
-    assert "does not have setting, values (a list) and label, and nothing else" in said({"setting": "rank"}, *given)
+    assert "does not have setting and label (texts) and values (a list), and nothing else" in said(
+        {"setting": "rank"}, *given
+    )
     assert "does not have setting" in said({**good, "values": 4}, *given)
+    assert "does not have setting and label (texts)" in said({**good, "label": None}, *given)
+    assert "does not have setting and label (texts)" in said({**good, "setting": 4}, *given)
     assert said({**good, "setting": "ranks"}, *given).startswith("unknown setting ranks=4; known: ")
     assert said({**good, "values": [4, 0]}, *given) == "rank=0 must be at least 1"
     assert said(good, *given, "rank=3") == "--set rank=3 is what is varied; leave it out"
@@ -108,6 +124,23 @@ def test_mistakes_are_found_before_anything_is_trained(tmp_path, command):
     assert told.err.strip().endswith(
         "no ablation at 'vector'; give a YAML file, or one of data_fraction, depth, rank, vectors"
     )
+
+
+def test_every_value_has_a_folder_below_out_and_is_as_the_file_has_it(tmp_path):
+    values = ["Qwen/Qwen2-VL", "../x", "a,b=c", None]
+    found = variants(Ablation("attn_implementation", values, "attention"), "micro", ["data=d", f"out={tmp_path}/a b"])
+    assert [variant.settings.attn_implementation for variant in found] == values
+    assert {variant.folder.parent for variant in found} == {tmp_path / "a b"}
+    assert len({variant.folder for variant in found}) == len(values)
+    assert not any("," in variant.folder.name for variant in found)  # which ends a model argument
+
+
+def test_a_process_may_say_what_is_no_text(tmp_path, command):
+    (tmp_path / "a.yaml").write_text(yaml.safe_dump({"setting": "rank", "values": [4], "label": "rank"}))
+    launch = ("--launch", r"""sh -c "printf '\377no\n'; exit 3" """)
+    status, said = command(tmp_path / "a.yaml", "--set", "data=d", f"out={tmp_path}/out", *launch)
+    assert status == 1
+    assert "- rank=4 failed: \N{REPLACEMENT CHARACTER}no (status 3; " in said.out
 
 
 def test_a_table_of_several_tasks(tmp_path):

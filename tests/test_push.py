@@ -12,7 +12,7 @@ import pytest
 import torch
 import yaml
 from accelerate.state import AcceleratorState
-from comem_lmms.training.card import without_paths
+from comem_lmms.training.paths import without_paths
 from comem_lmms.training.push import Parcel
 from comem_lmms.training.settings import load
 from comem_lmms.training.train import train
@@ -34,7 +34,7 @@ MICRO = micro.resolve("micro", "memory_encoder")
 @pytest.fixture(scope="module")
 def trained(questions, knowledge, tmp_path_factory):
     """A short training."""
-    folder = tmp_path_factory.mktemp("trained")
+    folder = tmp_path_factory.mktemp("trained") / "Jane Doe"
     ids = [knowledge.id(row) for row in range(500, 600)]
     data = write(folder / "data", rows_of(questions, ids, 20), knowledge)
     given = {"data": data, "out": folder / "out", "depth": 2, "rank": 4, "global_batch": 4, "batch_size": 2}
@@ -56,6 +56,26 @@ def results(trained, tmp_path_factory):
     (folder / "runs.yaml").write_text(yaml.safe_dump(runs))
     subprocess.run([sys.executable, "-m", "lmms_eval", "--config", str(folder / "runs.yaml")], check=True, timeout=900)
     return folder
+
+
+@pytest.fixture
+def whole(results, tmp_path):
+    """The same as if microseek had no more questions."""
+    return shutil.copytree(results, tmp_path / "whole", copy_function=partial(rewrite, limit=None))
+
+
+def rewrite(source, copy, limit=6, top_k=3, replaced=()):
+    """Copies a file of lmms-eval, with another limit and top_k if it holds results, and texts replaced in pairs."""
+    text = Path(source).read_text()
+    for old, new in replaced:
+        text = text.replace(old, new)
+    if source.endswith("_results.json"):
+        run = json.loads(text)
+        run["config"] |= {"limit": limit, "model_args": f"{run['config']['model_args']},top_k={top_k}"}
+        for counted in run["n-samples"].values():
+            counted["original"] = counted["original"] if limit else counted["effective"]
+        text = json.dumps(run)
+    Path(copy).write_text(text)
 
 
 def logged(results):
@@ -100,7 +120,7 @@ def test_what_is_pushed_is_loaded_as_it_was(trained, results, push, there, tmp_p
     assert repository.in_lfs == {"adapter_model.safetensors", "resampler.safetensors"}
     assert all(repository.files[name] == (trained / name).read_bytes() for name in repository.in_lfs)
     texts = [content.decode() for name, content in repository.files.items() if name not in repository.in_lfs]
-    assert not any(str(path) in text for text in texts for path in (trained.parent, results))
+    assert not any(part in text for text in texts for part in (str(results), "Jane", "Doe/"))
 
     push(MICRO, "owner/mine")  # pinned, though the branch moves on
     given = {"limit": 6, "batch_size": 6}
@@ -110,9 +130,9 @@ def test_what_is_pushed_is_loaded_as_it_was(trained, results, push, there, tmp_p
     assert fingerprint(f"owner/mine@{commit}") == fingerprint(str(trained)) != fingerprint("micro")
 
 
-def test_a_card_tells_of_data_training_and_results(trained, results, push, tmp_path, monkeypatch):
+def test_a_card_tells_of_data_training_and_results(trained, results, whole, push, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    given = ("--results", results, "--license", "apache-2.0", "--card-only", "CARD.md")
+    given = ("--results", whole, "--license", "apache-2.0", "--card-only", "CARD.md")
     assert push(trained, "owner/mine", *given) == "CARD.md: the card; nothing was uploaded"
     content = Path("CARD.md").read_text()
     card = ModelCard(content)
@@ -133,7 +153,9 @@ def test_a_card_tells_of_data_training_and_results(trained, results, push, tmp_p
         "| comem memory_encoder=micro",
     ):
         assert part in content, part
-    assert not any(str(path) in content for path in (trained.parent, results))
+    assert not any(part in content for part in (str(results), "Jane", "Doe/"))
+    push(trained, "owner/mine", "--results", results, "--card-only", "CARD.md")
+    assert yaml.safe_load(Path("CARD.md").read_text().split("---\n")[1])["model-index"] == []  # six of all questions
 
 
 def test_a_card_tells_what_was_kept_and_dropped(trained, tmp_path):
@@ -144,37 +166,40 @@ def test_a_card_tells_what_was_kept_and_dropped(trained, tmp_path):
         "tasks": {"okvqa_train": {"en": 20}},
         "fingerprint": "f" * 64,
         "counts": {"okvqa_train": {"answers": 30, "kept": 20, "dropped": {"wrong": 9, "cut off": 1}}},
-        "rollouts": [{"model": "vanilla_rag", "model_args": {"base": "vllm", "knowledge": "/home/me/kb/wit"}}],
+        "rollouts": [
+            {"model": "vanilla_rag", "model_args": {"base": "vllm", "knowledge": "/home/me/my kb/wit"}},
+            {"model": "vanilla_rag", "model_args": "base=qwen2_vl,knowledge=file:/home/me/my kb/wit"},
+        ],
         "against": {"documents": {"okvqa": 5046}, "overlaps": {"okvqa": {"image": 2}}, "not_checked": ["oven"]},
     }
-    record["settings"]["reader"] = "/home/me/llm"
+    record["settings"]["reader"] = "/home/Jane Doe/llm"
     for name in FILES:
         shutil.copy(trained / name, tmp_path)
     (tmp_path / "training.json").write_text(json.dumps(record))
     card = Parcel(str(tmp_path)).add_card("owner/mine", None, None)
     for part in (
         "okvqa_train: 20 of 30 answers kept, 9 wrong, 1 cut off",
-        "{'base': 'vllm', 'knowledge': 'wit'}",
+        "vanilla_rag base=qwen2_vl,knowledge=wit; vanilla_rag {'base': 'vllm', 'knowledge': 'wit'}",
         "compared with 5046 documents of okvqa: 2 image",
         "NOT compared with oven",
         "comem-lmms merge owner/mine MERGED --layout reference",
         "memory_encoder=MERGED,reader=llm,",
     ):
         assert part in card, part
-    assert "/home" not in card
+    assert not any(part in card for part in ("/home", "Jane", "my kb"))
     assert "license" not in card
     assert "## Results" not in card
 
 
 def test_a_merged_encoder(push, there, tmp_path, knowledge):
     merge("micro", tmp_path / "merged", dtype="float32")
+    its_own = {path.name for path in (tmp_path / "merged").iterdir()}
+    for name in ("training.json", "run.json", "log.txt", "vlm_results.json"):
+        (tmp_path / "merged" / name).write_text('{"out": "/home/me/runs"}')
     push("merged", "owner/merged", "--revision", "v1")
     repository = there.repositories["owner/merged"]
     assert repository.files == {}
-    assert repository.commits[repository.branches["v1"]].keys() == {
-        "README.md",
-        *(path.name for path in (tmp_path / "merged").iterdir()),
-    }
+    assert repository.commits[repository.branches["v1"]].keys() == {"README.md", *its_own}
     made = [
         Parts(MemoryArguments(memory_encoder=source), "cpu").encoder.encode([knowledge[0]])
         for source in ("owner/merged@v1", str(tmp_path / "merged"))
@@ -251,11 +276,33 @@ def test_results_of_another_encoder_are_not_taken_for_its_own(trained, results, 
     assert not (tmp_path / "card").exists()
 
 
+def test_results_of_before_it_was_trained_again_are_not_its_own(trained, whole, push, tmp_path):
+    earlier = [(fingerprint(str(trained))[:16], "0" * 16)]
+    copied = partial(rewrite, limit=None, top_k=2, replaced=earlier)
+    shutil.copytree(whole / "mine", tmp_path / "earlier", copy_function=copied)
+    shutil.copytree(whole / "mine", tmp_path / "whole/earlier", copy_function=copied)
+    card = tmp_path / "card"
+    told = push(trained, "owner/mine", "--results", tmp_path / "earlier", "--card-only", card, status=2)
+    assert told.startswith("none of the results is of this memory encoder (fingerprint ")
+    push(trained, "owner/mine", "--results", whole, "--card-only", card)
+    assert "k=3" in card.read_text()
+    assert "k=2" not in card.read_text()
+
+    another_task = partial(rewrite, limit=None, replaced=[*earlier, ("microseek", "another")])
+    shutil.copytree(whole / "mine", tmp_path / "mixed/1")
+    shutil.copytree(whole / "mine", tmp_path / "mixed/2", copy_function=another_task)
+    for path in (tmp_path / "mixed/2").rglob("*_samples_microseek.jsonl"):
+        path.rename(path.with_name(path.name.replace("microseek", "another")))
+    told = push(trained, "owner/mine", "--results", tmp_path / "mixed", "--card-only", card, status=2)
+    assert told.startswith("none of the results is of this memory encoder (fingerprint ")
+
+
 def test_paths_are_cut_to_their_last_part(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs/clip").mkdir(parents=True)
     ours = f"({tmp_path}/kb), k={tmp_path}/a/b,c=~/x/y | runs/clip, ../up/down out/enc"
+    escaped = r"x:/home/me/kb file:/home/me/x file:///home/me/y /home/me/\_out/z \~/me/a\_b"
     others = "Qwen/VL and/or https://a.b/c <br/></sup> 1/2"
-    assert without_paths(f"{ours} {others}", {"out/enc": "owner/name"}) == (
-        f"(kb), k=b,c=y | clip, down owner/name {others}"
+    assert without_paths(f"{ours} {escaped} {others}", {"out/enc": "owner/name"}) == (
+        rf"(kb), k=b,c=y | clip, down owner/name x:kb file:x file:y z a\_b {others}"
     )

@@ -132,6 +132,30 @@ def test_the_hub_s_library_reads_the_model_index(table, model):
     assert found["okvqa"].metric_args["stderr"] == pytest.approx(4.9237, abs=1e-3)
 
 
+def test_a_model_index_has_no_partial_results(tmp_path, capsys, caplog):
+    """Nor those on other documents; but whole ones among partial ones."""
+    other = {"targets": [f"other {number}" for number in range(10)]}
+    write_run(tmp_path / "1", {"okvqa": ones(5, 10), "viquae": ones(3, 3)}, "baseline")
+    write_run(tmp_path / "2", {"okvqa": ones(6, 10)}, "comem")
+    write_run(tmp_path / "3", {"okvqa": ones(7, 10)}, "vanilla_rag", **other)
+    write_run(tmp_path / "4", {"okvqa": ones(3, 3)}, "comem", limit=3, documents=10)
+    write_run(tmp_path / "5", {"viquae": ones(2, 2)}, "comem", limit=2, documents=3)
+    write_run(tmp_path / "6", {"viquae": ones(2, 2)}, "vanilla_rag", limit=2, documents=3)
+    assert main(["report", str(tmp_path), "--format", "hf"]) == 0
+    told = capsys.readouterr()
+    entries = yaml.safe_load(told.out)["model-index"]
+    assert {
+        (entry["name"].split(",")[0], one["dataset"]["name"]): one["metrics"][0]["value"]
+        for entry in entries
+        for one in entry["results"]
+    } == {("baseline", "okvqa"): 50, ("baseline", "viquae"): 100, ("comem", "okvqa"): 60}
+    lines = caplog.messages
+    assert len(lines) == 4
+    assert all(line.startswith("not in the model-index: ") for line in lines)
+    assert sum("on okvqa, 3 of 10 questions (--limit 3)" in line for line in lines) == 1
+    assert sum("vanilla_rag" in line and line.endswith("on okvqa, 10 questions") for line in lines) == 1
+
+
 def test_latex_compiles(table, model, tmp_path):
     table = replace(table, support={(1, "okvqa"): Ranks("answer", {1: Count(3, 5), None: Count(1, 4)}, 2)})
     tex = write(table, "tex", splits=True)

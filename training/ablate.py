@@ -15,17 +15,22 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import yaml
 from comem_lmms.training.settings import FREE, Settings, find_yaml, load, read_yaml
-from comem_lmms.training.train import RECORD
+from comem_lmms.training.train import RECORD, fingerprints_of, open_data
 
+from comem_lmms import micro
+from comem_lmms.encoder import fingerprint
 from comem_lmms.errors import UserError
 from comem_lmms.files import alone, on_disk, read_json
+from comem_lmms.fingerprints import checkpoint_fingerprint
+from comem_lmms.knowledge import KnowledgeBase
 from comem_lmms.report import Row, read_rows, task_names
 from comem_lmms.report.drawing import draw
 from comem_lmms.report.figures import Figure, Point, Series
@@ -61,9 +66,10 @@ class Ablation:
             UserError: there is none, or it is not of that form.
         """
         given = read_yaml(find_yaml(CONFIGS, config, "ablation"))
-        if set(given) != {f.name for f in fields(cls)} or not isinstance(given["values"], list) or not given["values"]:
+        kinds = {"setting": str, "values": list, "label": str}
+        if set(given) != set(kinds) or not all(isinstance(given[n], kind) and given[n] for n, kind in kinds.items()):
             raise UserError(
-                f"{config} does not have setting, values (a list) and label, and nothing else; see {CONFIGS}"
+                f"{config} does not have setting and label (texts) and values (a list), and nothing else; see {CONFIGS}"
             )
         return cls(**given)
 
@@ -105,13 +111,26 @@ class Evaluation:
     batch_size: int
     limit: int | None
 
+    def given(self, settings: Settings) -> dict[str, Any]:
+        """The arguments of the model."""
+        shared = {name: getattr(settings, name) for name in SHARED if getattr(settings, name) is not None}
+        return {**shared, "dtype": settings.dtype, **self.model_args, "memory_encoder": settings.out}
+
     def arguments(self, settings: Settings) -> list[str]:
         """Of lmms-eval's command line, without the folder to write to."""
-        shared = {name: getattr(settings, name) for name in SHARED if getattr(settings, name) is not None}
-        given = {**shared, "dtype": settings.dtype, **self.model_args, "memory_encoder": settings.out}
+        given = self.given(settings)
         told = ["--model", "comem", "--model_args", ",".join(f"{name}={value}" for name, value in given.items())]
         told += ["--tasks", ",".join(self.tasks), "--batch_size", str(self.batch_size), "--log_samples"]
         return told if self.limit is None else [*told, "--limit", str(self.limit)]
+
+    def fingerprints(self, settings: Settings) -> list[str]:
+        """Of encoder, knowledge base and VLM, which may become others in the same place."""
+        given = self.given(settings)
+        return [
+            fingerprint(settings.out),
+            KnowledgeBase.open(micro.resolve(given["knowledge"], "knowledge")).fingerprint,
+            checkpoint_fingerprint(given["pretrained"], given.get("revision")),
+        ]
 
 
 def variants(ablation: Ablation, base: str, overrides: Sequence[str]) -> list[Variant]:
@@ -125,8 +144,8 @@ def variants(ablation: Ablation, base: str, overrides: Sequence[str]) -> list[Va
     out = Path(load(base, overrides).out)
     found = []
     for value in ablation.values:
-        encoder = out / f"{ablation.setting}-{value}" / "encoder"
-        settings = load(base, [*overrides, f"{ablation.setting}={value}", f"out={encoder}"])
+        encoder = out / f"{ablation.setting}-{quote(str(value), safe='')}" / "encoder"  # a value may have slashes
+        settings = load(base, overrides, {ablation.setting: value, "out": str(encoder)})
         if settings.reader:
             raise UserError(
                 f"reader={settings.reader!r} cannot be ablated: its encoders are merged before use; leave it out"
@@ -194,13 +213,8 @@ def _train(variant: Variant, launch: str) -> None:
     """Trains what is not trained yet, or goes on."""
     wanted = asdict(variant.settings)
     if (record := variant.record) is not None:
-        differing = [name for name in wanted if name not in FREE and record["settings"].get(name) != wanted[name]]
-        if differing:
-            name = differing[0]
-            raise UserError(
-                f"{variant.settings.out} was trained with {name}={record['settings'].get(name)!r}, not "
-                f"{wanted[name]!r}; give another out="
-            )
+        _check(variant, record["settings"], wanted)
+        _check(variant, record, fingerprints_of(variant.settings, open_data(variant.settings)))
         return
     variant.folder.mkdir(parents=True, exist_ok=True)
     config = variant.folder / "settings.yaml"
@@ -210,10 +224,20 @@ def _train(variant: Variant, launch: str) -> None:
         raise UserError(f"the training wrote no {RECORD}; see {variant.folder / 'log.txt'}")
 
 
+def _check(variant: Variant, before: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """Raises UserError if what is trained is of something else than is wanted."""
+    for name, value in wanted.items():
+        if name not in FREE and before.get(name) != value:
+            raise UserError(
+                f"{variant.settings.out} was trained with {name}={before.get(name)!r}, not {value!r}; give another out="
+            )
+
+
 def _evaluate(variant: Variant, evaluation: Evaluation) -> list[Row]:
     """Evaluates what is not evaluated yet in this way, and reads the results."""
     arguments = evaluation.arguments(variant.settings)
-    name = hashlib.sha256(json.dumps(arguments).encode()).hexdigest()[:12]
+    key = [arguments, evaluation.fingerprints(variant.settings)]
+    name = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:12]
     results = variant.folder / "results" / name
     if not _has(results, evaluation.tasks):
         _run([sys.executable, "-m", "lmms_eval", *arguments, "--output_path", str(results)], variant.folder)
@@ -240,7 +264,7 @@ def _run(command: Sequence[str], folder: Path) -> None:
         environment = {"TQDM_MININTERVAL": "30", **os.environ}
         try:
             process = subprocess.Popen(
-                command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
+                command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", env=environment
             )
         except OSError as error:
             raise UserError(f"cannot start {command[0]!r} ({error.strerror}); give another --launch") from error

@@ -3,8 +3,7 @@
 Of this machine a card tells nothing: folders are named by the last part of their path.
 """
 
-import os
-import re
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +11,7 @@ from statistics import fmean
 from typing import Any
 
 import yaml
+from comem_lmms.training.paths import Paths, without_paths
 from comem_lmms.training.settings import FREE
 from comem_lmms.training.synthesis.stats import stats
 from comem_lmms.training.synthesis.store import WHAT
@@ -21,13 +21,13 @@ from comem_lmms.encoder import fingerprint, model_card
 from comem_lmms.errors import UserError
 from comem_lmms.files import read_json
 from comem_lmms.report import Table, build, write
-from comem_lmms.report.lines import Line
+from comem_lmms.report.lines import Line, Result
+
+log = logging.getLogger(__name__)
 
 POINTS = 10  # of a curve in the card
 # Settings that name folders, which others do not have, or do not change a weight.
 OWN = {"data", "knowledge", "pretrained", *FREE}
-# What may be a path: nothing that HTML, a table or a list is made of.
-_WORD = re.compile(r"(?<![\w:/<.~-])(?:~|\.{1,2})?(?:[\w.~@+-]*/)+[\w.~@+-]*")
 
 
 def make_card(
@@ -54,35 +54,20 @@ def make_card(
     metadata = {} if licence is None else {"license": licence}
     parts = [model_card(about, adapter, repository, **metadata)]
     parts.append(f"`memory_encoder={repository}@COMMIT` pins a commit.")
+    names = {str(folder): repository, **{name: name for name in (repository, about["vlm"])}}
     record = read_json(folder / RECORD) if (folder / RECORD).is_file() else {}
+    record = Paths(record, names).cut(record)
     if "losses" in record:  # others' recipes write another record
         parts += [*_reader(about, record["settings"], repository), *_training(record)]
     identity = fingerprint(str(folder))
     if results is not None:
-        table = build([results])
+        table = _without_earlier(build([results]), folder, identity)
+        table = _shareable(table, names)
         head, end, rest = parts[0].partition("\n---\n")
         parts[0] = f"{head}\n{write(_of(table, folder, identity), 'hf')}{end}{rest}"
         parts += ["## Results", write(table, "md")]
     parts += ["## Versions and fingerprints", *_identity(record, identity)]
-    names = {str(folder): repository, **{name: name for name in (repository, about["vlm"])}}
     return without_paths("\n\n".join(part.strip() for part in parts) + "\n", names)
-
-
-def without_paths(text: str, names: Mapping[str, str]) -> str:
-    """A text in which paths of this machine are cut to their last part.
-
-    Args:
-        names: of paths that have one.
-    """
-
-    def shortened(match: re.Match[str]) -> str:
-        word = match.group()
-        path = Path(word)
-        known = next((name for place, name in names.items() if path == Path(place)), None)
-        is_path = known or word[0] in "/~" or word.startswith(("./", "../")) or os.path.exists(word)
-        return (known or path.name) if is_path and len(path.parts) > 1 else word
-
-    return _WORD.sub(shortened, text)
 
 
 def _reader(about: Mapping[str, Any], settings: Mapping[str, Any], repository: str) -> Iterator[str]:
@@ -144,19 +129,53 @@ def _of(table: Table, folder: Path, identity: str) -> Table:
             f"none of the results is of this memory encoder (fingerprint {identity[:16]}); evaluate it with "
             f"lmms-eval --model comem --model_args memory_encoder={folder} --log_samples, or leave --results out"
         )
+    return _only(table, kept)
 
+
+def _without_earlier(table: Table, folder: Path, identity: str) -> Table:
+    """A table without lines of which a result is of another encoder that was in this one's folder."""
+    kept = []
+    for place, line in enumerate(table.lines):
+        if _is_of(line, folder, identity) or not any(_names(one, folder) for one in line.results.values()):
+            kept.append(place)
+        else:
+            log.warning("not in the card: %s, %s has results of an earlier encoder", line.name, line.model)
+    return _only(table, kept)
+
+
+def _only(table: Table, kept: Sequence[int]) -> Table:
     def of(rows: Sequence[Any]) -> list[Any]:
         return [rows[place] for place in kept]
 
     return replace(table, lines=of(table.lines), cells=of(table.cells), costs=of(table.costs))
 
 
+def _shareable(table: Table, names: Mapping[str, str]) -> Table:
+    """The table without this machine's paths in what its lines and notes are called."""
+    arguments = [result.run.arguments for line in table.lines for result in line.results.values()]
+    cut = Paths([arguments, [(line.model, line.retrieval) for line in table.lines]], names).cut
+    lines = [
+        replace(line, model=cut(line.model), retrieval=cut(line.retrieval), variant=cut(line.variant))
+        for line in table.lines
+    ]
+    return replace(table, lines=lines, notes=cut(table.notes), remarks=cut(table.remarks))
+
+
 def _is_of(line: Line, folder: Path, identity: str) -> bool:
-    """By the fingerprint in the log, or where it tells none (answers of a cache) by the folder."""
-    if told := line.told("fingerprints").get("memory_encoder"):
-        return any(identity.startswith(one) for one in told)
-    given = {result.run.arguments.get("memory_encoder") for result in line.results.values()}
-    return any(one is not None and Path(one).resolve() == folder.resolve() for one in given)
+    """Whether all its results are: an encoder may have been trained again between two tasks."""
+    return all(_result_is_of(result, folder, identity) for result in line.results.values())
+
+
+def _result_is_of(result: Result, folder: Path, identity: str) -> bool:
+    """By the fingerprints in the log, or where it tells none (answers of a cache) by the folder."""
+    prints = [(usage.get("fingerprints") or {}).get("memory_encoder") for usage in result.answers.usages]
+    told = {str(one) for one in prints if one}
+    return all(identity.startswith(one) for one in told) if told else _names(result, folder)
+
+
+def _names(result: Result, folder: Path) -> bool:
+    given = result.run.arguments.get("memory_encoder")
+    return given is not None and Path(given).resolve() == folder.resolve()
 
 
 def _identity(record: Mapping[str, Any], identity: str) -> Iterator[str]:

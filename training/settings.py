@@ -3,7 +3,7 @@
 Presets (``configs/``) and defaults are the reference's hyper-parameters, as its scripts have them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from types import NoneType
@@ -139,12 +139,13 @@ class Settings:
                 raise UserError(f"{name}={value} must be at least {least}")
 
 
-def load(config: str, overrides: Sequence[str] = ()) -> Settings:
+def load(config: str, overrides: Sequence[str] = (), values: Mapping[str, Any] | None = None) -> Settings:
     """The settings of a file, or of a preset by its name.
 
     Args:
         config: a YAML file, or the name of one that ships, with or without its ending.
         overrides: ``name=value``, each in place of the file's.
+        values: in place of both, as they are.
 
     Raises:
         UserError: there is no such file, a key is unknown or missing, or has no such value.
@@ -155,6 +156,7 @@ def load(config: str, overrides: Sequence[str] = ()) -> Settings:
         if not equals:
             raise UserError(f"--set {override!r} is not of the form name=value")
         given[name] = yaml.safe_load(value)
+    given |= values or {}
     known = [field.name for field in fields(Settings)]
     if unknown := [name for name in given if name not in known]:
         raise UserError(f"unknown setting {unknown[0]}={given[unknown[0]]!r}; known: {', '.join(known)}")

@@ -66,6 +66,26 @@ def train(settings: Settings) -> Path:
     return Training(settings).run()
 
 
+def open_data(settings: Settings) -> TrainingData:
+    """What a training learns from.
+
+    Raises:
+        UserError: there is no such data or knowledge base, or they do not belong together.
+    """
+    knowledge = KnowledgeBase.open(micro.resolve(settings.knowledge, "knowledge"))
+    return TrainingData.open(settings.data, knowledge, settings.top_k)
+
+
+def fingerprints_of(settings: Settings, data: TrainingData) -> dict[str, str | None]:
+    """Of what a training is made of, by the names that a record has for them."""
+    return {
+        "data_fingerprint": data.fingerprint,
+        "knowledge_fingerprint": data.knowledge.fingerprint,
+        "vlm_fingerprint": checkpoint_fingerprint(settings.pretrained, settings.revision),
+        "reader_fingerprint": checkpoint_fingerprint(settings.reader) if settings.reader else None,
+    }
+
+
 class Training:
     """A training, ready to run."""
 
@@ -77,8 +97,7 @@ class Training:
         backbone(read_config(settings.pretrained, settings.revision).model_type)
         process = PartialState(cpu=not torch.cuda.is_available())
         passes = settings.passes(process.num_processes)
-        self.knowledge = KnowledgeBase.open(micro.resolve(settings.knowledge, "knowledge"))
-        self.data = TrainingData.open(settings.data, self.knowledge, settings.top_k)
+        self.data = open_data(settings)
         train_on, self.held_out = self.data.split(settings.eval_samples, settings.seed)
         self.numbers = self.data.share(train_on, settings.data_fraction, settings.seed)
         self.about = self._about(process.num_processes)
@@ -279,14 +298,10 @@ class Training:
 
     def _about(self, processes: int) -> dict[str, Any]:
         """What a training is of, so that another one is not taken for it."""
-        s = self.settings
         return {
-            "settings": asdict(s),
+            "settings": asdict(self.settings),
             "processes": processes,
-            "data_fingerprint": self.data.fingerprint,
-            "knowledge_fingerprint": self.knowledge.fingerprint,
-            "vlm_fingerprint": checkpoint_fingerprint(s.pretrained, s.revision),
-            "reader_fingerprint": checkpoint_fingerprint(s.reader) if s.reader else None,
+            **fingerprints_of(self.settings, self.data),
         }
 
     def _check_run(self) -> None:

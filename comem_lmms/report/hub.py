@@ -1,16 +1,26 @@
-"""The main table in, the ``model-index`` of a model card out, which the Hugging Face Hub reads for results."""
+"""The main table in, the ``model-index`` of a model card out, which the Hugging Face Hub reads for results.
 
+It has no notes, so what needs one is not in it.
+"""
+
+import logging
 from collections.abc import Iterator, Sequence
 
 from comem_lmms.report.columns import AVERAGE, Column
 from comem_lmms.report.leaderboard import Cell, Table
 from comem_lmms.report.lines import Line
+from comem_lmms.report.provenance import extent, is_partial
+
+log = logging.getLogger(__name__)
 
 TASK = "visual-question-answering"  # by the Hub's list of tasks
 
 
 def model_index(table: Table, splits: bool = False) -> str:
-    """YAML for the head of a README.md, with an entry for each line; values are in percent."""
+    """YAML for the head of a README.md, with an entry for each line; values are in percent.
+
+    Results on a part of a benchmark, or on other documents than the rest, are left out with a warning.
+    """
     from huggingface_hub import EvalResult
     from huggingface_hub.repocard_data import eval_results_to_model_index
     from huggingface_hub.utils import yaml_dump
@@ -28,16 +38,22 @@ def model_index(table: Table, splits: bool = False) -> str:
                 metric_value=cell.value,
                 metric_args=None if cell.stderr is None else {"stderr": cell.stderr},
             )
-            for column, cell in _results(table, cells, splits)
+            for column, cell in _results(table, line, cells, splits)
         ]
         if results:
             entries += eval_results_to_model_index(_name(line), results)
     return yaml_dump({"model-index": entries}, sort_keys=False).rstrip("\n")
 
 
-def _results(table: Table, cells: Sequence[Cell], splits: bool) -> Iterator[tuple[Column, Cell]]:
+def _results(table: Table, line: Line, cells: Sequence[Cell], splits: bool) -> Iterator[tuple[Column, Cell]]:
     for column, cell in zip(table.columns, cells, strict=True):
-        if column.task != AVERAGE and cell.value is not None and (splits or column.is_made_of):
+        if column.task == AVERAGE or cell.value is None or not (splits or column.is_made_of):
+            continue
+        run = line.results[column.task].run
+        # A column is marked where most lines are partial; a whole one is then in order.
+        if is_partial(run) or (cell.other_documents and not column.marks):
+            log.warning("not in the model-index: %s on %s, %s", _name(line), column.name, extent(run))
+        else:
             yield column, cell
 
 

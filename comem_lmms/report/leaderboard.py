@@ -43,6 +43,7 @@ class Cell:
         marks: of notes on this result.
         difference: to the baseline.
         paper: what the paper states.
+        other_documents: whether other documents were asked than in most lines.
     """
 
     value: float | None = None
@@ -51,6 +52,7 @@ class Cell:
     marks: list[str] = field(default_factory=list)
     difference: Distance | None = None
     paper: float | None = None
+    other_documents: bool = False
 
 
 @dataclass(frozen=True)
@@ -195,6 +197,7 @@ class _Builder:
             notes = comparison.notes.get(place, []) if scored.value is not None else []
             cell = _cell(scored, column.scale, [self._mark(note) for note in notes])
             cell.paper = self._stated(line, column)
+            cell.other_documents = place in comparison.others
             cells.append(cell)
         self._judge(cells, self.samples[column.name], comparison.others, column)
         return cells
