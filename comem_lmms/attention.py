@@ -22,9 +22,10 @@ MOST_PADDING = 4
 def attend_in_chunks(model: Any) -> None:
     """Has the vision tower of a model of one of `FAMILIES` attend within all chunks at once, if it is on a GPU (a
     processor loses by padding) and attends by PyTorch's kernels."""
-    if model.config.model_type in FAMILIES and model.device.type == "cuda":
-        tower = model.config.vision_config
-        tower._attn_implementation = NAME if tower._attn_implementation == "sdpa" else tower._attn_implementation
+    if model.config.model_type not in FAMILIES or model.device.type != "cuda":
+        return
+    if model.config.vision_config._attn_implementation == "sdpa":
+        model.config.vision_config._attn_implementation = NAME
 
 
 def chunked_attention(
@@ -53,9 +54,7 @@ def chunked_attention(
     length, longest = query.shape[2], max_length_q or int(limits.diff().max())
     if (len(limits) - 1) * longest > MOST_PADDING * length:
         return _one_by_one(query, key, value, limits, scaling, dropout), None
-    places = limits[:-1, None] + torch.arange(
-        longest, device=query.device
-    )  # (n, longest), of what is laid side by side
+    places = limits[:-1, None] + torch.arange(longest, device=query.device)  # (n, longest)
     there = places < limits[1:, None]
     places = places.clamp(max=length - 1)
     q, k, v = (tensor[0][:, places].transpose(0, 1) for tensor in (query, key, value))  # (n, H, longest, d)

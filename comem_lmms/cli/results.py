@@ -19,13 +19,7 @@ FORMATS = ("md", "tex", "csv", "html", "json", "hf")  # of comem_lmms.report, wh
 def add(commands: Any) -> None:
     """Adds the commands to the parser's."""
     report = commands.add_parser("report", help="print tables of folders of lmms-eval results")
-    report.add_argument(
-        "folders",
-        type=Path,
-        nargs="+",
-        metavar="FOLDER",
-        help="what --output_path was; searched with all folders below",
-    )
+    _add_folders(report, "what --output_path was; searched with all folders below")
     report.add_argument("--task", metavar="NAME", help="the table of one task or group; the default if there is one")
     report.add_argument("--format", choices=FORMATS, help="of the main table: all methods by all benchmarks")
     report.add_argument("--baseline", metavar="METHOD", help="adds the differences to this method to the main table")
@@ -44,13 +38,7 @@ def add(commands: Any) -> None:
     report.set_defaults(run=_report)
 
     explore = commands.add_parser("explore", help="make a site of all questions: what was retrieved and answered")
-    explore.add_argument(
-        "folders",
-        type=Path,
-        nargs="+",
-        metavar="FOLDER",
-        help="what --output_path was, with --log_samples; searched with all folders below",
-    )
+    _add_folders(explore, "what --output_path was, with --log_samples; searched with all folders below")
     explore.add_argument("--out", type=Path, metavar="SITE", help="folder to write the site to, in place of one there")
     explore.add_argument("--serve", action="store_true", help="show the site on this machine until interrupted")
     explore.add_argument(
@@ -71,6 +59,10 @@ def add(commands: Any) -> None:
     rescore.add_argument("samples", type=Path, help="a *_samples_*.jsonl that --log_samples wrote")
     rescore.add_argument("--task", required=True, help="whose scorers to use; usually the task that was run")
     rescore.set_defaults(run=_rescore)
+
+
+def _add_folders(parser: argparse.ArgumentParser, what: str) -> None:
+    parser.add_argument("folders", type=Path, nargs="+", metavar="FOLDER", help=what)
 
 
 def _report(arguments: argparse.Namespace) -> None:
