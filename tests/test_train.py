@@ -193,6 +193,12 @@ def test_a_step_is_shared_whole(n, size, processes, passes):
     assert sorted(number for part in parts for turn in part for number in turn) == list(range(n))
 
 
+def test_the_order_of_the_data_is_kept_if_asked_for(of):
+    training = Training(of(shuffle=False, global_batch=16, batch_size=2, epochs=2, max_steps=None))
+    step = [list(range(16)), list(range(16, 32)), list(range(32, 40))]
+    assert training.planned == step * 2
+
+
 def test_what_is_answered_is_spread_over_what_is_held_out():
     assert spread(range(100, 110), 4) == [100, 102, 105, 107]
     assert (spread([1], 3), spread([], 3), spread([1], 0)) == ([1], [], [])
@@ -497,6 +503,43 @@ def test_killed_and_resumed_is_uninterrupted(of, tmp_path):
     for name in ("losses", "norms", "evaluations", "exact_matches", "tokens"):
         assert record(out)[name] == record(whole)[name]
     assert record(out)["last_session"]["steps"] <= 3
+
+
+def test_goes_on_from_an_encoder(of, tmp_path):
+    """What the second training measures first is what the first ended with; steps of nothing leave its weights."""
+    measured = {"eval_samples": 8, "eval_answers": 0, "dropout": 0.0}
+    first = record(train(of("first", max_steps=6, **measured)))
+    started = of("second", start=tmp_path / "first", max_steps=1, lr=1e-12, **measured)
+    second = record(train(started))
+    assert second["evaluations"][0][1] == pytest.approx(first["evaluations"][-1][1], abs=1e-6)
+    for name, tensor in weights(tmp_path / "second").items():
+        assert torch.allclose(tensor, weights(tmp_path / "first")[name], atol=1e-8)
+    assert (first["start_fingerprint"], len(second["start_fingerprint"])) == (None, 64)
+    assert not same(weights(tmp_path / "first"), weights(train(of("third", max_steps=1, **measured))))
+
+
+def test_an_encoder_that_cannot_be_gone_on_from(of, tmp_path, damaged_adapter):
+    encoder = micro.resolve("micro", "memory_encoder")
+    wrong = [
+        ({"start": tmp_path}, "no memory encoder"),
+        ({"start": encoder, "vectors": 4, "depth": 4, "rank": 16}, "has n_vectors=8, the settings ask for 4"),
+        ({"start": encoder, "heads": 10, "depth": 4, "rank": 16}, "change heads="),
+        ({"start": encoder, "depth": 4, "rank": 8}, "has rank=16, the settings ask for 8; change rank="),
+        ({"start": damaged_adapter, "depth": 4, "rank": 16}, "is damaged"),
+    ]
+    for i, (more, said) in enumerate(wrong):
+        with pytest.raises(UserError, match=said):
+            train(of(f"wrong-{i}", **more))
+        assert not (tmp_path / f"wrong-{i}").exists()
+
+
+@pytest.fixture
+def damaged_adapter(tmp_path):
+    folder = tmp_path / "damaged"
+    shutil.copytree(micro.resolve("micro", "memory_encoder"), folder)
+    adapter = folder / "adapter_model.safetensors"
+    adapter.write_bytes(adapter.read_bytes()[:-1000])
+    return folder
 
 
 def test_an_interrupted_training_says_how_to_go_on(of, tmp_path):

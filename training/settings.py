@@ -29,6 +29,7 @@ class Settings:
         data: folder of the training data.
         knowledge: folder of the knowledge base that the data was made with, or ``micro``.
         out: folder of the memory encoder to make; a training that was interrupted there goes on.
+        start: a memory encoder to go on from, as ``memory_encoder=`` takes one: another's, or that of easier data.
         revision: of the VLM on the Hub.
         reader: a text LLM that answers in the VLM's place (paper, Table 5).
         dtype: of the frozen weights: "auto" (the checkpoint's), "bfloat16" or "float32". What learns is float32 always.
@@ -47,6 +48,8 @@ class Settings:
         warmup: share of the steps in which it rises.
         weight_decay: not on biases and norms.
         clip: the largest norm of the gradient.
+        shuffle: whether samples come in an order that the seed fixes, those of like length together; else in that of
+            the data, which may go from easy to hard, or have samples of a step share items: each is encoded once.
         global_batch: samples a step, over all processes.
         batch_size: samples a process takes at a time; the rest of the global batch is accumulated.
         activation_checkpointing: compute activations again in the backward pass instead of keeping them.
@@ -63,6 +66,7 @@ class Settings:
     data: str
     knowledge: str
     out: str
+    start: str | None = None
     revision: str | None = None
     reader: str | None = None
     dtype: str = "bfloat16"
@@ -85,6 +89,7 @@ class Settings:
     warmup: float = 0.03
     weight_decay: float = 0.1
     clip: float = 3.0
+    shuffle: bool = True
     global_batch: int = 16
     batch_size: int = 1
     activation_checkpointing: bool = True

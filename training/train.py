@@ -22,7 +22,7 @@ from accelerate import Accelerator, DistributedDataParallelKwargs, PartialState
 from accelerate.tracking import get_available_trackers
 from accelerate.utils import gather_object, set_seed
 from comem_lmms.training import text
-from comem_lmms.training.batches import Batch, Collator, ahead, share, spread, steps
+from comem_lmms.training.batches import Batch, Collator, ahead, in_order, share, spread, steps
 from comem_lmms.training.checkpoints import Checkpoints, Progress
 from comem_lmms.training.data import TrainingData
 from comem_lmms.training.learning import (
@@ -33,6 +33,7 @@ from comem_lmms.training.learning import (
     parameter_groups,
 )
 from comem_lmms.training.settings import FREE, Settings, load
+from comem_lmms.training.start import take_over
 from comem_lmms.training.watch import Watch
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
@@ -40,7 +41,8 @@ from transformers import get_cosine_schedule_with_warmup
 
 from comem_lmms import micro
 from comem_lmms.backbones import backbone
-from comem_lmms.encoder import MemoryEncoder
+from comem_lmms.encoder import MemoryEncoder, check
+from comem_lmms.encoder import fingerprint as encoder_fingerprint
 from comem_lmms.errors import UserError, one_line
 from comem_lmms.files import read_json, write_json
 from comem_lmms.fingerprints import checkpoint_fingerprint
@@ -49,7 +51,7 @@ from comem_lmms.reference.reading import ReferenceEncoder
 from comem_lmms.resampler import ResamplerConfig
 from comem_lmms.scoring.exact import exact_match
 from comem_lmms.scoring.extraction import extract
-from comem_lmms.vlm import FrozenVLM, read_config
+from comem_lmms.vlm import FrozenVLM, hidden_size, read_config
 
 log = logging.getLogger("comem_lmms.training")  # also where this module is run as __main__
 
@@ -83,6 +85,7 @@ def fingerprints_of(settings: Settings, data: TrainingData) -> dict[str, str | N
         "knowledge_fingerprint": data.knowledge.fingerprint,
         "vlm_fingerprint": checkpoint_fingerprint(settings.pretrained, settings.revision),
         "reader_fingerprint": checkpoint_fingerprint(settings.reader) if settings.reader else None,
+        "start_fingerprint": encoder_fingerprint(settings.start) if settings.start else None,
     }
 
 
@@ -94,7 +97,10 @@ class Training:
         _refuse_shards()
         if (self.out / RECORD).is_file():
             raise UserError(f"{self.out} holds a memory encoder that is trained; give another out=")
-        backbone(read_config(settings.pretrained, settings.revision).model_type)
+        config = read_config(settings.pretrained, settings.revision)
+        backbone(config.model_type)
+        if settings.start:
+            check(settings.start, settings.pretrained, config.model_type, hidden_size(config))
         process = PartialState(cpu=not torch.cuda.is_available())
         passes = settings.passes(process.num_processes)
         self.data = open_data(settings)
@@ -248,7 +254,12 @@ class Training:
     def _plan(self) -> list[list[int]]:
         """The samples of every step."""
         s, lengths = self.settings, [self.data.length(number) for number in self.numbers]
-        epochs = (steps(self.numbers, lengths, s.global_batch, s.seed, epoch) for epoch in range(s.epochs))
+        epochs = (
+            steps(self.numbers, lengths, s.global_batch, s.seed, epoch)
+            if s.shuffle
+            else in_order(self.numbers, s.global_batch)
+            for epoch in range(s.epochs)
+        )
         return [step for epoch in epochs for step in epoch][: s.max_steps]
 
     def _load_vlm(self, device: str) -> FrozenVLM:
@@ -278,6 +289,8 @@ class Training:
         encoder = kind.create(self.vlm, shape, s.rank, s.alpha, s.dropout)
         # Steps as small as these are lost in bfloat16; peft keeps the adapter in float32 as well.
         encoder.resampler.float()
+        if s.start:
+            take_over(encoder, s.start)
         set_seed(s.seed, device_specific=True)  # of dropout
         return encoder
 

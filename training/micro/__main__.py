@@ -8,9 +8,9 @@ A part that is there already and of the same seed is not trained again, so an in
 import argparse
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
+
+from comem_lmms.training.micro.common import run
 
 from comem_lmms import micro
 from comem_lmms.knowledge import KnowledgeBase
@@ -30,16 +30,16 @@ def main() -> None:
     _train("vlm", args.out / "vlm", *seed)
     _train("memory", args.out / "memory_encoder", "--vlm", str(args.out / "vlm"), *seed)
     _index(args.out)
-    for run in RUNS:
-        _evaluate(args.out, *run.split(":"))
+    for row in RUNS:
+        _evaluate(args.out, *row.split(":"))
     summary = ["report", str(args.out / "results"), "--json", str(args.out / "summary.json"), "--rows", str(len(RUNS))]
-    _run("comem_lmms.cli", *summary)
+    run("comem_lmms.cli", *summary)
 
 
 def _train(recipe: str, out: Path, *arguments: str) -> None:
     log = out / "training.json"
     if not log.is_file() or json.loads(log.read_text())["settings"]["seed"] != int(arguments[-1]):
-        _run(f"comem_lmms.training.micro.{recipe}", str(out), *arguments)
+        run(f"comem_lmms.training.micro.{recipe}", str(out), *arguments)
 
 
 def _index(out: Path) -> None:
@@ -60,12 +60,7 @@ def _evaluate(out: Path, model: str, retrieval: str = "clip") -> None:
     given = ",".join(f"{name}={value}" for name, value in arguments.items())
     folder = out / "results" / f"{model}_{retrieval}"
     command = ["--model", model, "--model_args", given, "--tasks", "microseek", "--batch_size", "8"]
-    _run("lmms_eval", *command, "--log_samples", "--output_path", str(folder))
-
-
-def _run(module: str, *arguments: str) -> None:
-    print(json.dumps([module, *arguments]), file=sys.stderr)
-    subprocess.run([sys.executable, "-m", module, *arguments], check=True)
+    run("lmms_eval", *command, "--log_samples", "--output_path", str(folder))
 
 
 if __name__ == "__main__":

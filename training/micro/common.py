@@ -1,6 +1,8 @@
 """What the micro recipes share: realms to train on that the benchmark does not contain, the loop, the log."""
 
 import json
+import subprocess
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -70,6 +72,12 @@ def waiting(loss_at: Callable[[int], Tensor], steps: int, ends: Mapping[int, flo
             recent.append(loss.item())
             if np.mean(recent) <= ends.get(step, np.inf):
                 break
+
+
+def run(module: str, *arguments: str) -> None:
+    """Runs a module as its users do, and says so."""
+    print(json.dumps([module, *arguments]), file=sys.stderr)
+    subprocess.run([sys.executable, "-m", module, *arguments], check=True)
 
 
 def write_log(folder: Path, settings: dict[str, object], curve: list[float], **measured: float) -> None:
