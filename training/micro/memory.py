@@ -23,7 +23,7 @@ from comem_lmms.files import read_json
 
 # Of each kind of pages: the share of held-out questions to answer right, and how often it is trained on at most.
 ENOUGH = {"short": (0.9, 3), "longer": (0.97, 4), "full": (0.0, 1)}
-HELD_OUT = 384  # samples
+HELD_OUT, ANSWERED = 256, 128  # samples
 RECORD = "training.json"
 
 
@@ -45,7 +45,7 @@ def train_round(out: Path, name: str, vlm: str, start: str | None, seed: int, st
             "global_batch": STAGES[kind].samples,
             "batch_size": STAGES[kind].samples,
             "eval_samples": HELD_OUT,
-            "eval_answers": HELD_OUT,
+            "eval_answers": ANSWERED,
             "eval_every": 1000,
             "tracker": "none",
             "seed": seed,
@@ -68,7 +68,8 @@ def main() -> None:
     for stage, (enough, most) in ENOUGH.items():
         for number in range(1, most + 1):
             name = f"{stage}-{number}"
-            record = train_round(args.out / "rounds", name, args.vlm, start, 1000 * args.seed + len(rounds), args.steps)
+            seed = args.seed + 1000 * (number - 1)  # new pages
+            record = train_round(args.out / "rounds", name, args.vlm, start, seed, args.steps)
             start = str(args.out / "rounds" / name / "encoder")
             right = record["exact_matches"][-1][1]
             rounds.append({"data": name, "steps": record["step"], "answers_right": round(right, 4)})
