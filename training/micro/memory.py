@@ -22,7 +22,7 @@ from comem_lmms.encoder import FILES
 from comem_lmms.files import read_json
 
 # Of each kind of pages: the share of held-out questions to answer right, and how often it is trained on at most.
-ENOUGH = {"short": (0.9, 3), "longer": (0.97, 4), "full": (0.0, 1)}
+ENOUGH = {"short": (0.8, 3), "longer": (0.97, 4), "full": (0.0, 1)}
 HELD_OUT, ANSWERED = 256, 128  # samples
 RECORD = "training.json"
 
