@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 FOLDER = "index"
-RERANKED = 20  # what is compared with the embeddings for each image that is asked for
 COMPARED = 1 << 16  # of them at a time
 _NEEDED = ("images", "index", "clip", "pretrained", "clip_fingerprint", "reranked", "search")
 
@@ -62,7 +61,7 @@ class Index:
         """
         vectors = np.ascontiguousarray(vectors, dtype=np.float32)
         if self._embeddings is not None:
-            return _reranked(self._embeddings, vectors, self._found(vectors, k * RERANKED)[1], k)
+            return _reranked(self._embeddings, vectors, self._found(vectors, k * self.about["reranked"])[1], k)
         scores, numbers = self._found(vectors, k)
         return scores, np.where(numbers < 0, numbers, numbers + self._first)
 
@@ -134,7 +133,7 @@ class Index:
             sample = Sample(embeddings, device)
             space = faiss.GpuParameterSpace() if device.startswith("cuda") else faiss.ParameterSpace()
             tuned = to_device(index, device)
-            asked = cls(tuned, {}, embeddings=embeddings if choice.reranked else None)
+            asked = cls(tuned, {"reranked": choice.reranked}, embeddings=embeddings if choice.reranked else None)
             search, recall = tune(tuned, space, lambda *query: Index.search(asked, *query), sample, min_recall)
             if search:  # goes into the file, of which the fingerprint is; on a GPU, a copy was tuned
                 written: Any = faiss.ParameterSpace()
@@ -219,6 +218,8 @@ def _checked(folder: Path, knowledge: KnowledgeBase) -> dict[str, Any]:
         raise UserError(f"index {path} has {size:,} bytes, not {about.get('bytes'):,}: it is damaged; {remedy}")
     if size <= SMALL and about.get("index") != files_fingerprint([path]):
         raise UserError(f"index {path} is not the one that index.json describes; {remedy}")
+    if about["reranked"] is True:
+        raise UserError(f"index {folder} does not say how much of what it finds is to be compared; {remedy}")
     if about.get("knowledge") != knowledge.fingerprint:
         raise UserError(
             f"index {folder} belongs to knowledge base {str(about.get('knowledge'))[:12]}, not to "
