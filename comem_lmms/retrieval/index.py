@@ -6,7 +6,6 @@ kind. It is mapped into memory; processes of a machine share it.
 """
 
 import logging
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +15,7 @@ from tqdm import tqdm
 
 from comem_lmms import __version__
 from comem_lmms.errors import UserError, one_line
-from comem_lmms.files import files_fingerprint, read_json, write_json
+from comem_lmms.files import alone, files_fingerprint, read_json, whole, write_json
 from comem_lmms.knowledge import KnowledgeBase
 from comem_lmms.knowledge.base import SMALL
 from comem_lmms.retrieval.choosing import EXACT, PER_LIST, QUERIES, Sample, choose, tune
@@ -120,10 +119,17 @@ class Index:
             min_recall: recall@10 that it must reach beside exact search.
 
         Raises:
-            UserError: there are no embeddings, FAISS cannot make the index, or it does not reach the recall.
+            UserError: there are no embeddings, another process is at work, FAISS cannot make the index, or it does not
+                reach the recall.
         """
         if not 0 <= min_recall <= 1:
             raise UserError(f"the least recall is {min_recall}; give a share from 0 to 1")
+        with alone(knowledge.folder):
+            cls._build(knowledge, kind, memory, device, min_recall)
+        return cls.open(knowledge, device)
+
+    @classmethod
+    def _build(cls, knowledge: KnowledgeBase, kind: str, memory: float | None, device: str, min_recall: float) -> None:
         embeddings = Embeddings.open(knowledge)
         embeddings.verify()
         check_device(device)
@@ -160,7 +166,6 @@ class Index:
             "recall_of": f"{min(QUERIES, len(embeddings)):,} of the base's own vectors with noise",
         }
         _write(knowledge.folder / FOLDER, index, about)
-        return cls.open(knowledge, device)
 
     def check_embedder(self, embedder: ClipEmbedder) -> None:
         """Raises UserError if the index was not made with this embedding model."""
@@ -313,12 +318,11 @@ def _divided(index: faiss.Index, start: int, stop: int) -> tuple[faiss.Index, in
 
 def _write(folder: Path, index: faiss.Index, about: dict[str, Any]) -> None:
     path = folder / "index.faiss"
-    partial = path.with_name(f"{path.name}.partial")
     try:
         folder.mkdir(exist_ok=True)
-        faiss.write_index(index, str(partial))
-        (folder / "index.json").unlink(missing_ok=True)  # it is not of what comes now
-        os.replace(partial, path)
+        with whole(path) as partial:
+            faiss.write_index(index, str(partial))
+            (folder / "index.json").unlink(missing_ok=True)  # it is not of what comes now
         write_json(folder / "index.json", {**about, "bytes": path.stat().st_size, "index": files_fingerprint([path])})
     except (OSError, RuntimeError) as error:
         raise UserError(f"cannot write index {path} ({one_line(error)}); put that right and run it again") from error
