@@ -6,6 +6,7 @@ kind. It is mapped into memory; processes of a machine share it.
 """
 
 import logging
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,7 +71,7 @@ class Index:
             return self._index.search(vectors, k)
         except RuntimeError as error:
             raise UserError(
-                f"FAISS cannot find the {k} nearest ({one_line(error)}); lower top_k, or search on the CPU"
+                f"FAISS cannot find the {k} nearest ({_reason(error)}); lower top_k, or search on the CPU"
             ) from error
 
     @classmethod
@@ -148,7 +149,7 @@ class Index:
         except RuntimeError as error:
             raise UserError(
                 f"FAISS cannot make an index {choice.factory!r} of {len(embeddings):,} vectors of "
-                f"{embeddings.dimension} dimensions ({one_line(error)}); give another --type"
+                f"{embeddings.dimension} dimensions ({_reason(error)}); give another --type"
             ) from error
         about = {
             "made_by": f"comem-lmms {__version__}, faiss {faiss.__version__}",
@@ -200,8 +201,13 @@ def to_device(index: faiss.Index, device: str) -> faiss.Index:
         return faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), int(number or 0), index, options)
     except RuntimeError as error:
         raise UserError(
-            f"FAISS cannot hold this index on {device} ({one_line(error)}); use --device cpu, or --type flat or ivf"
+            f"FAISS cannot hold this index on {device} ({_reason(error)}); use --device cpu, or --type flat or ivf"
         ) from error
+
+
+def _reason(error: RuntimeError) -> str:
+    """What FAISS says, without the name of the C++ function before it, which may be the longer part."""
+    return one_line(RuntimeError(re.sub(r"^Error in .*? at \S+:\d+: ", "", str(error), flags=re.DOTALL)))
 
 
 def _remedy(knowledge: KnowledgeBase) -> str:
