@@ -1,7 +1,9 @@
-"""Indexes over made-up vectors, exact beside chosen, and embedding of made-up photographs: sizes in, tables out.
+r"""Indexes over made-up vectors, exact beside chosen, and embedding of made-up photographs: sizes in, tables out.
 
     python benchmarks/knowledge_search.py --sizes 100000 1000000
     python benchmarks/knowledge_search.py --sizes 20000 --images 256 --out small.json   # a trial; the document stays
+    python benchmarks/knowledge_search.py --sizes 10000000 --types auto --images 0 \
+        --out benchmarks/results/knowledge_search-10m.json
     python benchmarks/knowledge_search.py --device cuda --sizes 1000000 --types flat ivf --images 4096 --workers 14
 
 Vectors are unit vectors of 768 dimensions in clusters: a centre is Gaussian with a variance of 1/i in dimension i, a
@@ -262,7 +264,9 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=0, help="processes that decode images ahead (%(default)s)")
     parser.add_argument("--device", default="cpu", help="(%(default)s)")
     parser.add_argument("--folder", type=Path, help="where the files go (4 kB a vector); default: a temporary one")
-    parser.add_argument("--out", type=Path, help="JSON; default: benchmarks/results/, and the document")
+    parser.add_argument(
+        "--out", type=Path, help="JSON; one in benchmarks/results/, as the default, goes into the document"
+    )
     parser.add_argument("--part", nargs="+", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.part:
@@ -281,13 +285,13 @@ def main() -> None:
     out = args.out or (ON_GPU if args.device.startswith("cuda") else MEASURED)
     out.write_text(json.dumps(record, indent=1) + "\n")
     print(table(record))
-    if not args.out:
+    if out.resolve().parent == MEASURED.parent:
         write_document()
 
 
 def measured() -> list[Part]:
-    """What was measured, on a processor and on a GPU."""
-    return [json.loads(path.read_text()) for path in (MEASURED, ON_GPU) if path.is_file()]
+    """What was measured: on a processor, on a GPU, with other sizes."""
+    return [json.loads(path.read_text()) for path in sorted(MEASURED.parent.glob(f"{MEASURED.stem}*.json"))]
 
 
 def write_document() -> None:

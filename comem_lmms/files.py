@@ -1,14 +1,15 @@
-"""Small files: JSON in and out, and fingerprints."""
+"""Files that appear whole or not at all, folders with one process at work, JSON in and out, and fingerprints."""
 
 import errno
 import fcntl
 import hashlib
 import json
+import logging
 import os
 import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,9 @@ from comem_lmms.errors import UserError, one_line
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+log = logging.getLogger(__name__)
+LOCK = ".comem-lmms.lock"  # in a folder that a process is at work in
 
 
 def read_json(path: Path, *needed: str) -> dict[str, Any]:
@@ -43,9 +47,33 @@ def check_fields(path: Path, content: Mapping[str, Any], *needed: str) -> None:
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Writes an object as JSON, whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    with whole(path) as partial:
+        partial.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """Where to write a file that gets the name ``path`` when the context ends.
+
+    It is there as a whole or not at all, whatever ends the process or the machine, and before what is written later.
+    """
+    partial = path.with_name(f"{path.name}.partial")
+    yield partial
+    sync(partial)
     os.replace(partial, path)
+    sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Has the content of a file, or the names in a folder, on the disk, so that a power failure leaves them there."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):  # some file systems cannot do it for a folder
+            raise
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager
@@ -69,20 +97,57 @@ def on_disk(path: Path) -> Iterator[None]:
 def alone(folder: Path) -> Iterator[None]:
     """Keeps other processes that ask for the same out of a folder, until the context or this process ends, however.
 
+    The lock is one of the operating system on an empty file, removed at the end; the file that a killed process leaves
+    keeps nobody out. Where the file system has no locks the log says so. Where this process may not write there is
+    nothing to keep others out of.
+
     Raises:
-        UserError: another is at work there.
+        UserError: another is at work there, or the disk is full.
     """
-    descriptor = os.open(folder, os.O_RDONLY)
+    descriptor = _locked(folder / LOCK)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(f"another process is at work in {folder}; wait for it, or stop it") from error
-        except OSError:  # a file system without locks
-            pass
         yield
     finally:
+        if descriptor is not None:
+            with suppress(OSError):  # of another user, in a folder where only its owner removes a file
+                (folder / LOCK).unlink()
+            os.close(descriptor)
+
+
+def _locked(file: Path) -> int | None:
+    while (descriptor := _opened(file)) is not None:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EAGAIN, errno.EACCES):
+                os.close(descriptor)
+                raise UserError(f"another process is at work in {file.parent}; wait for it, or stop it") from error
+            log.warning(
+                "the file system of %s has no locks (%s): see to it that no second process is started there",
+                file.parent,
+                error.strerror,
+            )
+            return descriptor
+        # Whoever held it before has removed it by now, and others would lock a new one.
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(descriptor), file.stat()):
+                return descriptor
         os.close(descriptor)
+    return None
+
+
+def _opened(file: Path) -> int | None:
+    """The file made and opened for writing: NFS lets nothing be locked that is only read, nor a folder."""
+    with on_disk(file):
+        try:
+            return os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+                raise
+    try:
+        return os.open(file, os.O_RDONLY)  # another user's; a local file system locks it nevertheless
+    except OSError:
+        return None
 
 
 @contextmanager

@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 from comem_lmms.encoder import MemoryEncoder
 from comem_lmms.errors import UserError, one_line
-from comem_lmms.files import read_json
+from comem_lmms.files import read_json, sync
 from comem_lmms.knowledge import KnowledgeBase
 from comem_lmms.records import KnowledgeItem
 
@@ -157,6 +157,7 @@ class MemoryBank:
         with _writing(self.folder):
             partial = _write_partial(self.folder, name, save(tensors, metadata={"ids": json.dumps(list(ids))}))
             os.replace(partial, self.folder / name)
+            sync(self.folder)
         self._shards.pop(name, None)
         self.refresh()
 
@@ -377,10 +378,8 @@ def _write_partial(folder: Path, name: str, content: bytes) -> Path:
     """A file under a name that nobody else uses, its content on the disk."""
     path = folder / f".{name}|{socket.gethostname()}|{os.getpid()}|{uuid4().hex[:8]}.partial"
     try:
-        with path.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+        path.write_bytes(content)
+        sync(path)
     except OSError:
         path.unlink(missing_ok=True)
         raise

@@ -5,7 +5,6 @@ Documents are read in parts, each written as a whole, so an interrupted run goes
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ from tqdm import tqdm
 
 from comem_lmms import __version__
 from comem_lmms.errors import UserError
-from comem_lmms.files import alone, on_disk, read_json, sha256, write_json
+from comem_lmms.files import alone, on_disk, read_json, sha256, whole, write_json
 from comem_lmms.harness import Documents
 from comem_lmms.knowledge import KnowledgeBase
 from comem_lmms.knowledge.rows import digest_of, same_title
@@ -95,7 +94,7 @@ def retrieve(folder: Path, tasks: Sequence[Documents], retriever: "Finder", k: i
         parts.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot make {parts} ({error.strerror}); name another folder") from error
-    with alone(parts):
+    with alone(folder):
         _make(folder, tasks, retriever, k)
         shutil.rmtree(parts)
     return Run.open(folder)
@@ -284,11 +283,7 @@ def _grouped(rows: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
 
 def _write(path: Path, groups: Iterable[list[dict[str, Any]]], schema: pa.Schema) -> None:
     """A table, each list of rows a row group; whole or not at all."""
-    partial = path.with_name(f"{path.name}.partial")
-    try:
-        with pq.ParquetWriter(partial, schema, compression="zstd", write_page_checksum=True) as writer:
-            for rows in groups:
-                writer.write_table(pa.Table.from_pylist(rows, schema=schema))
-        os.replace(partial, path)
-    except OSError as error:
-        raise UserError(f"cannot write {path} ({error.strerror}); put that right and run it again") from error
+    settings = {"compression": "zstd", "write_page_checksum": True}
+    with on_disk(path), whole(path) as partial, pq.ParquetWriter(partial, schema, **settings) as writer:
+        for rows in groups:
+            writer.write_table(pa.Table.from_pylist(rows, schema=schema))

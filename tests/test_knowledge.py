@@ -204,7 +204,7 @@ def test_an_unfinished_build_is_not_a_base_and_wants_its_own_settings(tmp_path):
     writer = Writer(tmp_path, {"source": "a", "language": "en"})
     writer.add(ROWS[0])
     writer.commit()
-    with pytest.raises(UserError, match="is being built by another process; wait for it, or stop it"):
+    with pytest.raises(UserError, match=r"another process is at work in .*; wait for it, or stop it"):
         Writer(tmp_path, {"source": "a", "language": "en"})
     writer.close()
     with pytest.raises(UserError, match="it is not finished, run the command that began it again"):

@@ -310,7 +310,7 @@ def test_two_processes_do_not_make_a_run_in_one_folder(tmp_path, knowledge, micr
     retriever, search = Retriever(knowledge), Retriever(knowledge).search
 
     def searched(queries, k):
-        with pytest.raises(UserError, match=r"another process is at work in .*parts; wait for it, or stop it"):
+        with pytest.raises(UserError, match=r"another process is at work in .*run; wait for it, or stop it"):
             retrieve(tmp_path / "run", tasks, Retriever(knowledge), k)
         return search(queries, k)
 

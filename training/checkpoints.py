@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 
 from comem_lmms.encoder import MemoryEncoder
 from comem_lmms.errors import UserError, one_line
-from comem_lmms.files import read_json, write_json
+from comem_lmms.files import read_json, sync, write_json
 
 PROGRESS = "progress.json"
 PARTIAL = ".partial"
@@ -84,9 +84,11 @@ class Checkpoints:
             self.accelerator.wait_for_everyone()
             if main:
                 write_json(partial / PROGRESS, {**asdict(progress), "random": _random_state()})
-                _sync(partial)
+                for path in (*partial.iterdir(), partial):
+                    sync(path)
                 shutil.rmtree(folder, ignore_errors=True)
                 os.replace(partial, folder)
+                sync(self.folder)
                 self._prune()
         self.accelerator.wait_for_everyone()
 
@@ -150,10 +152,3 @@ def _step(path: Path) -> int:
 
 def _random_state() -> str:
     return hashlib.sha256(torch.get_rng_state().numpy().tobytes()).hexdigest()
-
-
-def _sync(folder: Path) -> None:
-    """Has all files on the disk, so that a checkpoint outlives a power cut, too."""
-    for path in folder.iterdir():
-        with path.open("rb") as file:
-            os.fsync(file.fileno())

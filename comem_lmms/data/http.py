@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from comem_lmms import __version__
 from comem_lmms.errors import UserError, one_line
-from comem_lmms.files import on_disk
+from comem_lmms.files import on_disk, sync
 
 log = logging.getLogger(__name__)
 BLOCK = 1 << 20  # bytes
@@ -181,6 +181,7 @@ class Partial:
         self._validator.unlink(missing_ok=True)
 
     def finish(self) -> None:
+        sync(self.path)  # what has the name has the content, after a power failure, too
         os.replace(self.path, self.target)
         self._validator.unlink(missing_ok=True)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from comem_lmms.data.sources import File, Source
 from comem_lmms.errors import UserError, one_line
-from comem_lmms.files import read_json
+from comem_lmms.files import read_json, sync
 
 if TYPE_CHECKING:
     from datasets import DatasetDict
@@ -38,6 +38,7 @@ def download(file: File, target: Path) -> None:
         got = hf_hub_download(file.repository, file.path, repo_type="dataset", revision=file.revision, local_dir=folder)
     except Exception as error:  # huggingface_hub and httpx raise a dozen kinds
         raise _refused(file.repository, error) from error
+    sync(Path(got))
     os.replace(got, target)
     shutil.rmtree(folder)
 

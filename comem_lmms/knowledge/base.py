@@ -19,7 +19,7 @@ from comem_lmms.images import IMAGE_ERRORS, open_image
 from comem_lmms.knowledge import lookups
 from comem_lmms.knowledge.rows import IMAGES, ITEMS, Row, same_title
 from comem_lmms.knowledge.shards import Shards
-from comem_lmms.knowledge.writing import FORMAT, MANIFEST, REJECTS, SPOOL, STATE, Writer
+from comem_lmms.knowledge.writing import FORMAT, MANIFEST, REJECTS, SPOOL, STATE, Writer, check_sizes
 from comem_lmms.records import KnowledgeItem
 
 SMALL = 1 << 26  # bytes; a base of that size or less is read and checked whenever it is opened
@@ -156,14 +156,7 @@ class KnowledgeBase:
                 "again"
             )
         check_fields(folder / MANIFEST, manifest, "items", "images", "fingerprint")
-        total = 0
-        for name, (_, size, _) in manifest["files"].items():
-            path = folder / name
-            found = path.stat().st_size if path.is_file() else None
-            if found != size:
-                told = "is missing" if found is None else f"has {found:,} bytes, not {size:,}: it is damaged"
-                raise UserError(f"knowledge base {folder}: {name} {told}; build or copy the base again")
-            total += size
+        total = check_sizes(folder, manifest["files"], "build or copy the base again")
         base = cls(folder, manifest)
         if total <= SMALL:
             base.verify()

@@ -74,6 +74,8 @@ def build(
     with closing(Writer(folder, asked)) as writer:
         fetcher = Fetcher(client or Client(), folder / SPOOL, connections)
         reads = source.read(writer.position)
+        if writer.position:
+            source.release(writer.position)  # a killed build may not have come to it
         done = writer.counts.get(ROWS, 0)
         with tqdm(desc="Building", unit=" rows", unit_scale=True, initial=done, disable=None) as bar:
             while reads_of_chunk := _chunk(reads, chunk):
@@ -144,6 +146,7 @@ class _Chunk:
 
     def _commit(self, position: Any) -> None:
         self._writer.commit(position, self._counts, self._urls, self._rejects)
+        self._source.release(position)
         self._reset()
 
     def _reset(self) -> None:

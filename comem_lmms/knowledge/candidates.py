@@ -43,7 +43,7 @@ class Reject(NamedTuple):
 
 
 # Kinds of rejects after which a file has no more rows.
-TRUNCATED, DAMAGED = ENDS = ("file_truncated", "file_damaged")
+TRUNCATED, DAMAGED = "file_truncated", "file_damaged"
 
 
 class Read(NamedTuple):
@@ -59,7 +59,7 @@ class Part(NamedTuple):
     Attributes:
         name: short, the beginning of the ids of its rows.
         get: returns where it lies, and downloads it first if need be.
-        done: called when it has been read.
+        done: called, once or more often, when all that was made of it is kept.
     """
 
     name: str
@@ -99,8 +99,16 @@ class Source:
         number, place = position or (0, None)
         for at in range(number, len(self.parts)):
             part = self.parts[at]
+            last: Read | None = None  # of which the next is known, or that there is none
             for read in self.reader(part.get(), part.name, place):
-                ends = isinstance(read.found, Reject) and read.found.kind in ENDS
-                yield Read([at + 1, None] if ends else [at, read.position], read.found)
-            part.done()
+                if last is not None:
+                    yield Read([at, last.position], last.found)
+                last = read
+            if last is not None:
+                yield Read([at + 1, None], last.found)
             place = None
+
+    def release(self, position: Any) -> None:
+        """Lets go of the files before a position, when all that was read up to it is kept."""
+        for part in self.parts[: position[0]]:
+            part.done()

@@ -1,15 +1,15 @@
 """Writes a knowledge base chunk by chunk: a chunk is there as a whole or not at all, whenever the process is killed.
 
-Tables are written first, and then a row of a small SQLite database says that they count. Whoever goes on after an
-interruption asks the database where to, so nothing is done twice and nothing is left out.
+Tables are written first, down to the disk, and then a row of a small SQLite database says that they count. Whoever goes
+on after an interruption asks the database where to, so nothing is done twice and nothing is left out.
 """
 
 import hashlib
 import json
-import os
 import shutil
 import sqlite3
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from comem_lmms import __version__
 from comem_lmms.errors import UserError, one_line
-from comem_lmms.files import read_json, sha256, write_json
+from comem_lmms.files import alone, read_json, sha256, sync, whole, write_json
 from comem_lmms.knowledge import lookups
 from comem_lmms.knowledge.rows import IMAGES, ITEMS, Row, checked, key
 from comem_lmms.knowledge.shards import Shards
@@ -79,43 +79,21 @@ class Writer:
 
     def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
         self.folder = folder
-        settings = json.loads(json.dumps(settings))
         self._rows: list[dict[str, Any]] = []
         self._new: dict[str, tuple[StoredImage, bytes]] = {}
         self._ids: set[bytes] = set()
         self.pending_bytes = 0  # of images that are taken in, until the next commit
-        if (folder / MANIFEST).is_file():
-            if "items" not in read_json(folder / MANIFEST):
-                raise UserError(f"{folder} has a {MANIFEST} that is not of a knowledge base; name another folder")
-            raise UserError(f"{folder} holds a finished knowledge base; remove it, or name another folder")
+        self._held = ExitStack()
         try:
-            for name in GROUPS:
-                (folder / name).mkdir(parents=True, exist_ok=True)
-            self._state = sqlite3.connect(folder / STATE, timeout=1.0, isolation_level=None)
-            self._state.execute("pragma cache_size = -262144")  # KiB
-            # Held until the process ends, however it does: two builds in one folder would write the same files.
-            self._state.executescript("pragma locking_mode = exclusive; begin exclusive; commit")
-            self._state.executescript(_TABLES)
-            self._chunks = [Chunk(**json.loads(content)) for (content,) in self._select("chunks order by number")]
-            begun = [json.loads(content) for (content,) in self._select("settings")]
-        except (OSError, sqlite3.Error, ValueError) as error:
-            if "locked" in str(error):
-                raise UserError(f"{folder} is being built by another process; wait for it, or stop it") from error
-            raise UserError(f"cannot make a knowledge base in {folder} ({one_line(error)}); name another") from error
-        if not begun:
-            self._state.execute("insert into settings values (?)", (json.dumps(settings),))
-        elif begun[0] != settings:
+            self._begin(json.loads(json.dumps(settings)))
+        except BaseException:
             self.close()
-            names = sorted(k for k in {*begun[0], *settings} if begun[0].get(k) != settings.get(k))
-            raise UserError(
-                f"{folder} was begun with {names[0]}={begun[0].get(names[0])!r}, not {settings.get(names[0])!r}; give "
-                "the same options, or another folder"
-            )
+            raise
         self._n_images = sum(chunk.images for chunk in self._chunks)
 
     def close(self) -> None:
         """Lets others go on."""
-        self._state.close()
+        self._held.close()
 
     @property
     def position(self) -> Any:
@@ -201,7 +179,8 @@ class Writer:
             files = self._write_tables()
             self._rejects(self.n_chunks).unlink(missing_ok=True)  # of a chunk that did not come to count
             if lines := "".join(json.dumps(reject, ensure_ascii=False) + "\n" for reject in rejects):
-                self._rejects(self.n_chunks).write_text(lines, encoding="utf-8")
+                with whole(self._rejects(self.n_chunks)) as partial:
+                    partial.write_text(lines, encoding="utf-8")
             chunk = Chunk(
                 items=len(self._rows),
                 images=len(self._new),
@@ -242,7 +221,9 @@ class Writer:
         folder = self.folder / lookups.FOLDER
         fingerprint = lookups.make(folder, items, sum(chunk.id_bytes for chunk in chunks), self._n_images)
         for path in sorted(folder.iterdir()):
+            sync(path)
             files[f"{lookups.FOLDER}/{path.name}"] = [None, path.stat().st_size, sha256(path)]
+        sync(folder)
         self._join_rejects()
         manifest = {
             "format": FORMAT,
@@ -258,6 +239,38 @@ class Writer:
         for path in self.folder.glob(f"{STATE}*"):
             path.unlink()
         return manifest
+
+    def _begin(self, settings: dict[str, Any]) -> None:
+        """Opens the state, made if need be, and takes in what counts."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._held.enter_context(alone(self.folder))  # two builds in one folder would write the same files
+            _check_new(self.folder)
+            for name in GROUPS:
+                (self.folder / name).mkdir(exist_ok=True)
+            # Without SQLite's own locks, which fail where the file system has none.
+            place = f"{(self.folder / STATE).absolute().as_uri()}?nolock=1"
+            self._state = self._held.enter_context(closing(sqlite3.connect(place, isolation_level=None, uri=True)))
+            self._state.execute("pragma cache_size = -262144")  # KiB
+            self._state.executescript(f"pragma locking_mode = exclusive; {_TABLES}")
+            self._chunks = [Chunk(**json.loads(content)) for (content,) in self._select("chunks order by number")]
+            begun = [json.loads(content) for (content,) in self._select("settings")]
+        except UserError:
+            raise
+        except (OSError, sqlite3.Error, ValueError) as error:
+            raise UserError(
+                f"cannot make a knowledge base in {self.folder} ({one_line(error)}); name another"
+            ) from error
+        if not begun:
+            self._state.execute("insert into settings values (?)", (json.dumps(settings),))
+        elif begun[0] != settings:
+            names = sorted(k for k in {*begun[0], *settings} if begun[0].get(k) != settings.get(k))
+            raise UserError(
+                f"{self.folder} was begun with {names[0]}={begun[0].get(names[0])!r}, not {settings.get(names[0])!r}; "
+                "give the same options, or another folder"
+            )
+        files = {name: about for chunk in self._chunks for name, about in chunk.files.items()}
+        check_sizes(self.folder, files, f"remove {self.folder} and build it again")
 
     def _write_tables(self) -> dict[str, list[Any]]:
         images = [
@@ -275,7 +288,7 @@ class Writer:
     def _join_rejects(self) -> None:
         parts = [self._rejects(number) for number in range(self.n_chunks)]
         if parts := [path for path in parts if path.is_file()]:
-            with (self.folder / REJECTS).open("wb") as rejects:
+            with whole(self.folder / REJECTS) as partial, partial.open("wb") as rejects:
                 for path in parts:
                     with path.open("rb") as lines:
                         shutil.copyfileobj(lines, rejects)
@@ -308,10 +321,32 @@ class Writer:
         return self._state.execute(f"select content from {what}").fetchall()
 
 
+def check_sizes(folder: Path, files: Mapping[str, Sequence[Any]], remedy: str) -> int:
+    """The bytes of all files of a base: rows, size and SHA-256 by name.
+
+    Raises:
+        UserError: one is missing, or has another size.
+    """
+    for name, (_, size, _) in files.items():
+        path = folder / name
+        found = path.stat().st_size if path.is_file() else None
+        if found != size:
+            told = "is missing" if found is None else f"has {found:,} bytes, not {size:,}: it is damaged"
+            raise UserError(f"knowledge base {folder}: {name} {told}; {remedy}")
+    return sum(size for _, size, _ in files.values())
+
+
+def _check_new(folder: Path) -> None:
+    """Raises UserError if a folder holds a finished base, or something else with a manifest."""
+    if (folder / MANIFEST).is_file():
+        if "items" not in read_json(folder / MANIFEST):
+            raise UserError(f"{folder} has a {MANIFEST} that is not of a knowledge base; name another folder")
+        raise UserError(f"{folder} holds a finished knowledge base; remove it, or name another folder")
+
+
 def _write_table(path: Path, table: pa.Table, group: int) -> None:
-    partial = path.with_name(f"{path.name}.partial")
     settings = {"compression": "zstd", "compression_level": 9, "write_page_checksum": True}
-    with pq.ParquetWriter(partial, table.schema, **settings) as writer:
+    with whole(path) as partial, pq.ParquetWriter(partial, table.schema, **settings) as writer:
         start = 0
         while start < len(table):
             rows = table.slice(start, group)
@@ -319,7 +354,6 @@ def _write_table(path: Path, table: pa.Table, group: int) -> None:
                 rows = rows.slice(0, len(rows) // 2)
             writer.write_table(rows)
             start += len(rows)
-    os.replace(partial, path)
 
 
 def _hash(text: str) -> bytes:

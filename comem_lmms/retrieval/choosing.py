@@ -16,22 +16,26 @@ from comem_lmms.retrieval.embeddings import Embeddings
 EXACT = "SQfp16"  # the embeddings are float16: nothing is lost, and a GPU holds them so too
 # np: without the training for polysemous search, which takes minutes and is not used.
 NAMES = {"flat": EXACT, "hnsw": f"HNSW32,{EXACT}", "ivf": f"IVF{{nlist}},{EXACT}", "pq": "IVF{nlist},PQ{quantiser}np"}
+# What is compared with the embeddings for each image that is asked for, where 8 bits a dimension and where codes stand
+# for a vector. In a base of millions the nearest differ by less than 8 bits can tell.
+RERANKED_8_BITS, RERANKED_CODES = 4, 20
 EXACT_ON_CPU = 200_000  # vectors that a processor searches exactly without being slow
 PER_LIST = 40  # vectors a centroid is trained from; FAISS asks for 39
 QUERIES, K = 500, 10
 NOISE = 0.5  # length of what is added to a vector of the base; the cosine with it becomes 0.89
+HARDLY = 0.002  # recall
 BLOCK = 1024
 
 Search = Callable[[np.ndarray, int], tuple[np.ndarray, np.ndarray]]
 
 
 class Choice(NamedTuple):
-    """An index that FAISS makes of ``factory``, why it was chosen, in one line, and whether what it finds is compared
-    with the embeddings themselves."""
+    """An index that FAISS makes of ``factory``, why it was chosen, in one line, and how much of what it finds is
+    compared with the embeddings themselves, as a multiple of what is asked for."""
 
     factory: str
     why: str
-    reranked: bool = False
+    reranked: int = 0
 
 
 def choose(kind: str, n: int, dimension: int, memory: float | None = None, device: str = "cpu") -> Choice:
@@ -48,22 +52,21 @@ def choose(kind: str, n: int, dimension: int, memory: float | None = None, devic
     quantiser = next(m for m in range(max(dimension // 4, 1), 0, -1) if dimension % m == 0)
     if kind != "auto":
         factory = NAMES.get(kind, kind).format(nlist=nlist, quantiser=quantiser)
-        return Choice(factory, f"{kind}, as asked for", kind == "pq")
+        return Choice(factory, f"{kind}, as asked for", RERANKED_CODES if kind == "pq" else 0)
     room = (_half_of(device) if memory is None else memory) / 1e9
     on_gpu = device.startswith("cuda")
     exact = 2 * dimension * n / 1e9
     if exact <= room and (on_gpu or n <= EXACT_ON_CPU):
         return Choice(EXACT, f"exact search over float16: {n:,} vectors are few enough and take {exact:.3g} GB")
     sizes = {
-        EXACT: 2 * dimension,
-        "SQ8": dimension,
-        f"PQ{quantiser}np": quantiser,
+        EXACT: (2 * dimension, 0),
+        "SQ8": (dimension, RERANKED_8_BITS),
+        f"PQ{quantiser}np": (quantiser, RERANKED_CODES),
     }
     too_much = f"exact search over {n:,} vectors " + ("is slow" if exact <= room else f"takes {exact:.3g} GB")
-    for code, size in sizes.items():
+    for code, (size, reranked) in sizes.items():
         needs = (n * (size + 8) + nlist * 4 * dimension) / 1e9  # 8 bytes are a vector's number
         if needs <= room:
-            reranked = code.startswith("PQ")
             also = ", and compares what it finds with the embeddings on disk" if reranked else ""
             return Choice(f"IVF{nlist},{code}", f"{too_much}; this takes {needs:.3g} of {room:.3g} GB{also}", reranked)
     raise UserError(
@@ -117,7 +120,8 @@ def tune(
         What was set, as ``nprobe=8``, "" for an index that has nothing to set; and the recall.
 
     Raises:
-        UserError: the recall cannot be reached.
+        UserError: the recall cannot be reached. Where twice as far finds hardly more, no farther is tried: in a large
+            base that would take hours.
     """
     name, low, high = _parameter(index)
     if not name:
@@ -127,10 +131,11 @@ def tune(
         space.set_index_parameter(index, name, value)
         return sample.recall(search)
 
-    value = low
-    while (reached := recall(value)) < least and value < high:
-        low, value = value, min(2 * value, high)
-    _enough(reached, least, f" at {name}={value}, the most")
+    value, before = low, 0.0
+    while (reached := recall(value)) < least and value < high and reached - before >= HARDLY:
+        low, value, before = value, min(2 * value, high), reached
+    farther = "that is the most" if value == high else "hardly more farther on"
+    _enough(reached, least, f" at {name}={value}, and {farther}")
     while value - low > max(1, value // 10):  # less than a tenth more than what is needed will do
         middle = (low + value) // 2
         low, value = (low, middle) if recall(middle) >= least else (middle, value)

@@ -6,7 +6,6 @@ alone, never from what was done before.
 """
 
 import logging
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -20,7 +19,7 @@ from tqdm import tqdm
 
 from comem_lmms import __version__
 from comem_lmms.errors import UserError, one_line
-from comem_lmms.files import alone, read_json, sha256, write_json
+from comem_lmms.files import alone, read_json, sha256, whole, write_json
 from comem_lmms.knowledge import KnowledgeBase
 from comem_lmms.retrieval.clip import BATCH, ClipEmbedder
 from comem_lmms.retrieval.embeddings import FOLDER, MANIFEST, SHARD, Embeddings, check_base, file_name, fingerprint
@@ -170,11 +169,9 @@ class _Pixels(Dataset[torch.Tensor | UserError]):
 
 
 def _write(path: Path, vectors: np.ndarray) -> None:
-    partial = path.with_name(f"{path.name}.partial")
     try:
-        with partial.open("wb") as file:
+        with whole(path) as partial, partial.open("wb") as file:
             np.save(file, vectors)
-        os.replace(partial, path)
     except OSError as error:
         raise UserError(
             f"cannot write {path} ({one_line(error)}); put that right and run it again, what is written is kept"

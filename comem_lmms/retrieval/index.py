@@ -6,7 +6,7 @@ kind. It is mapped into memory; processes of a machine share it.
 """
 
 import logging
-import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from comem_lmms import __version__
 from comem_lmms.errors import UserError, one_line
-from comem_lmms.files import files_fingerprint, read_json, write_json
+from comem_lmms.files import alone, files_fingerprint, read_json, whole, write_json
 from comem_lmms.knowledge import KnowledgeBase
 from comem_lmms.knowledge.base import SMALL
 from comem_lmms.retrieval.choosing import EXACT, PER_LIST, QUERIES, Sample, choose, tune
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 FOLDER = "index"
-RERANKED = 20  # what is compared with the embeddings for each image that is asked for
 COMPARED = 1 << 16  # of them at a time
 _NEEDED = ("images", "index", "clip", "pretrained", "clip_fingerprint", "reranked", "search")
 
@@ -62,7 +61,7 @@ class Index:
         """
         vectors = np.ascontiguousarray(vectors, dtype=np.float32)
         if self._embeddings is not None:
-            return _reranked(self._embeddings, vectors, self._found(vectors, k * RERANKED)[1], k)
+            return _reranked(self._embeddings, vectors, self._found(vectors, k * self.about["reranked"])[1], k)
         scores, numbers = self._found(vectors, k)
         return scores, np.where(numbers < 0, numbers, numbers + self._first)
 
@@ -71,7 +70,7 @@ class Index:
             return self._index.search(vectors, k)
         except RuntimeError as error:
             raise UserError(
-                f"FAISS cannot find the {k} nearest ({one_line(error)}); lower top_k, or search on the CPU"
+                f"FAISS cannot find the {k} nearest ({_reason(error)}); lower top_k, or search on the CPU"
             ) from error
 
     @classmethod
@@ -120,10 +119,17 @@ class Index:
             min_recall: recall@10 that it must reach beside exact search.
 
         Raises:
-            UserError: there are no embeddings, FAISS cannot make the index, or it does not reach the recall.
+            UserError: there are no embeddings, another process is at work, FAISS cannot make the index, or it does not
+                reach the recall.
         """
         if not 0 <= min_recall <= 1:
             raise UserError(f"the least recall is {min_recall}; give a share from 0 to 1")
+        with alone(knowledge.folder):
+            cls._build(knowledge, kind, memory, device, min_recall)
+        return cls.open(knowledge, device)
+
+    @classmethod
+    def _build(cls, knowledge: KnowledgeBase, kind: str, memory: float | None, device: str, min_recall: float) -> None:
         embeddings = Embeddings.open(knowledge)
         embeddings.verify()
         check_device(device)
@@ -134,7 +140,7 @@ class Index:
             sample = Sample(embeddings, device)
             space = faiss.GpuParameterSpace() if device.startswith("cuda") else faiss.ParameterSpace()
             tuned = to_device(index, device)
-            asked = cls(tuned, {}, embeddings=embeddings if choice.reranked else None)
+            asked = cls(tuned, {"reranked": choice.reranked}, embeddings=embeddings if choice.reranked else None)
             search, recall = tune(tuned, space, lambda *query: Index.search(asked, *query), sample, min_recall)
             if search:  # goes into the file, of which the fingerprint is; on a GPU, a copy was tuned
                 written: Any = faiss.ParameterSpace()
@@ -142,7 +148,7 @@ class Index:
         except RuntimeError as error:
             raise UserError(
                 f"FAISS cannot make an index {choice.factory!r} of {len(embeddings):,} vectors of "
-                f"{embeddings.dimension} dimensions ({one_line(error)}); give another --type"
+                f"{embeddings.dimension} dimensions ({_reason(error)}); give another --type"
             ) from error
         about = {
             "made_by": f"comem-lmms {__version__}, faiss {faiss.__version__}",
@@ -160,7 +166,6 @@ class Index:
             "recall_of": f"{min(QUERIES, len(embeddings)):,} of the base's own vectors with noise",
         }
         _write(knowledge.folder / FOLDER, index, about)
-        return cls.open(knowledge, device)
 
     def check_embedder(self, embedder: ClipEmbedder) -> None:
         """Raises UserError if the index was not made with this embedding model."""
@@ -195,8 +200,13 @@ def to_device(index: faiss.Index, device: str) -> faiss.Index:
         return faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), int(number or 0), index, options)
     except RuntimeError as error:
         raise UserError(
-            f"FAISS cannot hold this index on {device} ({one_line(error)}); use --device cpu, or --type flat or ivf"
+            f"FAISS cannot hold this index on {device} ({_reason(error)}); use --device cpu, or --type flat or ivf"
         ) from error
+
+
+def _reason(error: RuntimeError) -> str:
+    """What FAISS says, without the name of the C++ function before it, which may be the longer part."""
+    return one_line(RuntimeError(re.sub(r"^Error in .*? at \S+:\d+: ", "", str(error), flags=re.DOTALL)))
 
 
 def _remedy(knowledge: KnowledgeBase) -> str:
@@ -219,6 +229,8 @@ def _checked(folder: Path, knowledge: KnowledgeBase) -> dict[str, Any]:
         raise UserError(f"index {path} has {size:,} bytes, not {about.get('bytes'):,}: it is damaged; {remedy}")
     if size <= SMALL and about.get("index") != files_fingerprint([path]):
         raise UserError(f"index {path} is not the one that index.json describes; {remedy}")
+    if about["reranked"] is True:
+        raise UserError(f"index {folder} does not say how much of what it finds is to be compared; {remedy}")
     if about.get("knowledge") != knowledge.fingerprint:
         raise UserError(
             f"index {folder} belongs to knowledge base {str(about.get('knowledge'))[:12]}, not to "
@@ -313,12 +325,11 @@ def _divided(index: faiss.Index, start: int, stop: int) -> tuple[faiss.Index, in
 
 def _write(folder: Path, index: faiss.Index, about: dict[str, Any]) -> None:
     path = folder / "index.faiss"
-    partial = path.with_name(f"{path.name}.partial")
     try:
         folder.mkdir(exist_ok=True)
-        faiss.write_index(index, str(partial))
-        (folder / "index.json").unlink(missing_ok=True)  # it is not of what comes now
-        os.replace(partial, path)
+        with whole(path) as partial:
+            faiss.write_index(index, str(partial))
+            (folder / "index.json").unlink(missing_ok=True)  # it is not of what comes now
         write_json(folder / "index.json", {**about, "bytes": path.stat().st_size, "index": files_fingerprint([path])})
     except (OSError, RuntimeError) as error:
         raise UserError(f"cannot write index {path} ({one_line(error)}); put that right and run it again") from error
