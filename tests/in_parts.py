@@ -76,7 +76,7 @@ def compare(folder, accelerator):
         return max(apart([again[0]], [losses]), apart(again[1], gradients))
 
     whole = held()
-    shard(encoder.vlm, accelerator.device)
+    shard([encoder.vlm], accelerator.device)
     cut = {name for name, p in model.named_parameters() if isinstance(p, DTensor)}
     found = {"kept": differs()}
     checkpoint_activations(encoder.vlm)

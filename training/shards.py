@@ -10,6 +10,8 @@ process may have and another not, whereas putting weights together takes all pro
 import logging
 import os
 import warnings
+from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -60,40 +62,46 @@ def take_over() -> bool:
     return True
 
 
-def shard(vlm: FrozenVLM, device: torch.device) -> None:
-    """Cuts the frozen weights of a model up among all processes, and moves what stays whole to a device.
+def shard(vlms: Sequence[FrozenVLM], device: torch.device) -> None:
+    """Cuts the frozen weights of models up among all processes, and moves what stays whole to a device.
 
-    A model in main memory is moved layer by layer, so that the device never holds more than its part and one layer.
+    Models in main memory are moved layer by layer, so that the device never holds more than its part and one layer.
 
     Args:
-        vlm: the same in all processes; of it, what has gradients stays whole.
+        vlms: the same in all processes; of them, what has gradients stays whole.
     """
-    _ = vlm.embeddings_fingerprint  # of the whole, once for all
-    model, core = vlm.model, vlm.model.model
-    total = _size(model)
-    parts = [m for m in model.get_decoder().modules() if isinstance(m, GradientCheckpointingLayer)]
-    embeddings, head = model.get_input_embeddings(), model.get_output_embeddings()
-    if embeddings.weight is not head.weight:  # else they would have to be put together as one, though used apart
-        parts += [embeddings, head]
-    learning = {p for p in model.parameters() if p.requires_grad}
+    _ = [vlm.embeddings_fingerprint for vlm in vlms]  # while there are whole embeddings
+    total = [_size(vlm) for vlm in vlms]
+    layers = [m for vlm in vlms for m in vlm.model.get_decoder().modules() if isinstance(m, GradientCheckpointingLayer)]
+    learning = {p for vlm in vlms for p in vlm.model.parameters() if p.requires_grad}
     # A group of its own: NCCL wants calls in the same order everywhere, and DDP's come when gradients are ready.
     mesh: Any = DeviceMesh.from_group(distributed.new_group(), device.type)
-    for part in parts:
+    for part in [*layers, *_ends(vlms)]:
         fully_shard(part, mesh=mesh, reshard_after_forward=True, ignored_params=learning)
-    # The core has nothing of its own to put together, but has its layers fetched ahead of their turn.
-    fully_shard(core, mesh=mesh, ignored_params={p for p in core.parameters() if not isinstance(p, DTensor)})
-    model.to(device)
-    attend_in_chunks(model)
+    for vlm, before in zip(vlms, total, strict=True):
+        # The core has nothing of its own to put together, but has its layers fetched ahead of their turn.
+        core = vlm.model.model
+        fully_shard(core, mesh=mesh, ignored_params={p for p in core.parameters() if not isinstance(p, DTensor)})
+        vlm.model.to(device)
+        attend_in_chunks(vlm.model)
+        vlm.model._is_fsdp_managed_module = True  # transformers' ``generate`` keeps processes in step
+        if PartialState().is_main_process:
+            log.info("%s: %.3g of %.3g GB of frozen weights in each process", vlm.name, _size(vlm) / 1e9, before / 1e9)
     # Nothing here changes in place what a model gives.
     warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor")
-    model._is_fsdp_managed_module = True  # transformers' ``generate`` keeps processes in step
-    if PartialState().is_main_process:
-        log.info("%s: %.3g of %.3g GB of frozen weights in each process", vlm.name, _size(model) / 1e9, total / 1e9)
 
 
-def _size(model: torch.nn.Module) -> int:
+def _ends(vlms: Sequence[FrozenVLM]) -> list[torch.nn.Module]:
+    """Embeddings and heads whose weights are theirs alone: as one with others they could not be used apart."""
+    models = [vlm.model for vlm in vlms]
+    ends = [end for model in models for end in (model.get_input_embeddings(), model.get_output_embeddings())]
+    uses = Counter(id(end.weight) for end in ends)
+    return [end for end in ends if uses[id(end.weight)] == 1]
+
+
+def _size(vlm: FrozenVLM) -> int:
     """Bytes that this process holds of what is frozen."""
-    frozen = [p for p in model.parameters() if not p.requires_grad]
+    frozen = [p for p in vlm.model.parameters() if not p.requires_grad]
     return sum((p.to_local() if isinstance(p, DTensor) else p).nbytes for p in frozen)
 
 

@@ -109,8 +109,7 @@ class Training:
         self.encoder = self._fresh_encoder()
         reader = text.load(settings.reader, self.encoder, settings.attn_implementation) if settings.reader else self.vlm
         if self.is_sharded:
-            for vlm in [self.vlm, reader] if settings.reader else [reader]:
-                shard(vlm, process.device)
+            shard([self.vlm, reader] if settings.reader else [self.vlm], process.device)
         if self.accelerator.mixed_precision == "bf16":
             leave_casting_to_autocast(self.encoder)
         if settings.activation_checkpointing:
