@@ -149,7 +149,6 @@ def operations(training: Timed) -> float:
     Attention scores, adapter, resampler and head are left out, and so is what is computed again.
     """
     batch, parts = training.batch, training.vlm.model.model
-    assert batch.question is not None
     language = sum(p.numel() for n, p in parts.language_model.named_parameters() if not ("embed" in n or "lora" in n))
     vision = sum(p.numel() for n, p in parts.visual.named_parameters() if "lora" not in n)
     samples = len(batch.places)

@@ -23,7 +23,7 @@ from transformers import BatchFeature
 from comem_lmms import fingerprints, micro
 from comem_lmms.backbones import Backbone
 from comem_lmms.errors import UserError, one_line
-from comem_lmms.files import fetch, is_hub_id, read_json, tensors_fingerprint, write_json
+from comem_lmms.files import fetch, is_hub_id, read_json, write_json
 from comem_lmms.prompts import ENCODE_INSTRUCTION, MAX_ITEM_CHARACTERS, item_messages, item_text
 from comem_lmms.records import KnowledgeItem
 from comem_lmms.resampler import Resampler, ResamplerConfig
@@ -156,7 +156,7 @@ class MemoryEncoder:
         save_file(self.resampler.state_dict(), folder / RESAMPLER)
         about = {
             "vlm": self.vlm.name,
-            "vlm_embeddings": embeddings_fingerprint(self.vlm),
+            "vlm_embeddings": self.vlm.embeddings_fingerprint,
             "model_type": self.vlm.config.model_type,
             "hidden_size": self.vlm.hidden_size,
             "resampler": asdict(self.resampler.config),
@@ -186,12 +186,7 @@ class MemoryEncoder:
         """
         about = check(folder, vlm.name, vlm.config.model_type, vlm.hidden_size)
         path = locate(folder)
-        made_for, given = about["vlm_embeddings"], embeddings_fingerprint(vlm)
-        if made_for != given:
-            raise UserError(
-                f"memory encoder {folder!r} was made for {about['vlm']!r} (embeddings {made_for[:12]}), another "
-                f"checkpoint than pretrained={vlm.name!r} ({given[:12]}); give the encoder's own VLM"
-            )
+        check_vlm(folder, about, vlm)
         try:
             resampler = Resampler(ResamplerConfig(**about["resampler"]))
             resampler.load_state_dict(load_file(path / RESAMPLER))
@@ -243,11 +238,6 @@ def lora_targets(vlm: FrozenVLM) -> list[str]:
     head = vlm.model.get_output_embeddings()
     modules = vlm.model.named_modules()
     return [name for name, module in modules if isinstance(module, torch.nn.Linear) and module is not head]
-
-
-def embeddings_fingerprint(vlm: FrozenVLM) -> str:
-    """Of the token embeddings, rounded to bfloat16 so that the dtype a checkpoint is loaded in does not matter."""
-    return tensors_fingerprint({"embeddings": vlm.model.get_input_embeddings().weight.to(torch.bfloat16)})
 
 
 def locate(source: str) -> Path:
@@ -328,3 +318,13 @@ def check(folder: str, vlm: str, model_type: str, hidden_size: int) -> dict[str,
             f"({about['vlm']}) or another memory_encoder"
         )
     return about
+
+
+def check_vlm(folder: str, about: dict[str, Any], vlm: FrozenVLM) -> None:
+    """Raises UserError if an encoder, whose configuration is ``about``, was made for another checkpoint."""
+    made_for, given = about["vlm_embeddings"], vlm.embeddings_fingerprint
+    if made_for != given:
+        raise UserError(
+            f"memory encoder {folder!r} was made for {about['vlm']!r} (embeddings {made_for[:12]}), another "
+            f"checkpoint than pretrained={vlm.name!r} ({given[:12]}); give the encoder's own VLM"
+        )

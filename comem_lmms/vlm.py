@@ -25,7 +25,7 @@ from comem_lmms import micro
 from comem_lmms.attention import attend_in_chunks
 from comem_lmms.backbones import Backbone, backbone
 from comem_lmms.errors import UserError, one_line
-from comem_lmms.files import is_hub_id
+from comem_lmms.files import is_hub_id, tensors_fingerprint
 from comem_lmms.generation import FirstToken, StopAt, cut, generation_arguments
 from comem_lmms.images import images_of, open_image
 
@@ -122,6 +122,12 @@ class FrozenVLM:
     def hidden_size(self) -> int:
         """Width of the token embeddings, which is that of a memory vector."""
         return hidden_size(self.config)
+
+    @cached_property
+    def embeddings_fingerprint(self) -> str:
+        """Of the token embeddings, rounded to bfloat16 so that the dtype a checkpoint is loaded in does not matter."""
+        weight = self.model.get_input_embeddings().weight
+        return tensors_fingerprint({"embeddings": weight.to(torch.bfloat16)})
 
     @torch.inference_mode()
     def generate(

@@ -1,6 +1,9 @@
 """What tests call: chats, tasks, lmms-eval in this process, and models of lmms-eval that note what they are asked."""
 
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterable
 from hashlib import sha1, sha256
 from pathlib import Path
@@ -24,6 +27,20 @@ def evaluate(model: Any, tasks: tuple[str, ...] = ("microseek",), **arguments: A
     from lmms_eval.evaluator import simple_evaluate
 
     return simple_evaluate(model=model, tasks=list(tasks), **arguments)
+
+
+def launched(config: str, *module: str) -> dict[str, Any]:
+    """What subprocess takes for two processes without a GPU, started by accelerate as a configuration of ours says."""
+    from comem_lmms.training.settings import ACCELERATE
+
+    launch = ["-m", "accelerate.commands.launch", "--config_file", str(ACCELERATE / f"{config}.yaml")]
+    return {
+        "args": [sys.executable, *launch, "--num_processes", "2", *module],
+        "env": {**os.environ, "ACCELERATE_USE_CPU": "true"},
+        "stdout": subprocess.PIPE,
+        "stderr": subprocess.STDOUT,
+        "text": True,
+    }
 
 
 def indexed(base: Any, kind: str = "auto", clip: str = "micro") -> Any:

@@ -4,7 +4,6 @@ import io
 import json
 import logging
 import math
-import os
 import re
 import resource
 import shutil
@@ -18,6 +17,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import datasets
+import psutil
 import pytest
 import tiny
 import torch
@@ -33,7 +33,7 @@ from comem_lmms.training.learning import Compressor, Learner, checkpoint_activat
 from comem_lmms.training.settings import Settings, load, presets
 from comem_lmms.training.train import Training, train
 from comem_lmms.training.watch import Watch
-from helpers import answers, chat, evaluate
+from helpers import answers, chat, evaluate, launched
 from PIL import Image
 from safetensors.torch import load_file
 from samples import rows_of, write
@@ -552,25 +552,35 @@ def test_an_interrupted_training_says_how_to_go_on(of, tmp_path):
     assert said[-1] == ("comem_lmms.training.train: interrupted; the same command goes on from the last checkpoint")
 
 
-def test_two_processes_learn_what_one_does(of, tmp_path, questions, knowledge, ids, vlm):
-    """With a step without any item, which leaves the vision tower without gradients, and one of a single sample."""
+@pytest.mark.parametrize("kind", ["ddp", "fsdp2", "fsdp2 killed"])
+def test_two_processes_learn_what_one_does(kind, of, tmp_path, questions, knowledge, ids, vlm):
+    """With a step without any item, which leaves the vision tower without gradients, and one of a single sample.
+
+    Where the VLM is shared, activations are kept, or computed again by processes that are killed once.
+    """
+    config, killed = kind.split()[0], "killed" in kind
     rows = rows_of(questions, ids, 12, ks=(0, 3, 2))
     own = vlm.generate([chat(rows[8]["prompt"], rows[8]["image"])], max_new_tokens=16)[0].text
     rows[8] |= {"item_ids": [], "answer": own}  # held out, and answered as the VLM does whatever is learnt
     data = write(tmp_path / "data", rows, knowledge)
     more = {"data": data, "dropout": 0.0, "eval_samples": 3, "eval_every": 2, "epochs": 2, "max_steps": None}
+    more["activation_checkpointing"] = killed
     one = train(of("one", batch_size=2, **more))
-    launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "-m"]
-    told = command(of("two", batch_size=1, **more))[2:]
-    done = subprocess.run(
-        [sys.executable, *launch, *told],
-        env={**os.environ, "ACCELERATE_USE_CPU": "true"},
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     two = tmp_path / "two"
+    told = launched(config, *command(of("two", batch_size=1, **more))[1:])
+    if killed:
+        begun = subprocess.Popen(**told)
+        while not (two / "checkpoints/step-0000002").is_dir() and begun.poll() is None:
+            time.sleep(0.02)
+        for process in (psutil.Process(begun.pid), *psutil.Process(begun.pid).children(recursive=True)):
+            process.kill()
+        said = begun.communicate()[0]
+        assert begun.returncode == -signal.SIGKILL, said
+    done = subprocess.run(**told, timeout=600)
+    assert done.returncode == 0, done.stdout[-4000:]
+    assert record(two)["last_session"]["steps"] < len(record(two)["losses"]) or not killed
+    in_parts = re.search(r"micro: (\S+) of (\S+) GB of frozen weights in each process", done.stdout)
+    assert (float(in_parts[1]) < 0.7 * float(in_parts[2])) if config == "fsdp2" else in_parts is None
     assert record(two)["processes"] == 2
     assert record(two)["losses"] == pytest.approx(record(one)["losses"], abs=1e-4)
     assert record(two)["norms"] == pytest.approx(record(one)["norms"], rel=1e-3, abs=1e-6)
@@ -692,6 +702,18 @@ def test_an_encoder_for_a_text_llm(for_a_text_llm, run, tmp_path, knowledge, que
     assert len(parts.reader.generate([asked], [parts.encoder.encode(items).flatten(0, 1)], max_new_tokens=3)) == 1
 
 
+def test_processes_share_a_text_llm_as_well(for_a_text_llm, tmp_path):
+    settings = replace(for_a_text_llm, dropout=0.0, eval_samples=3, eval_every=1, eval_tokens=4)
+    one = train(settings)
+    done = subprocess.run(**launched("fsdp2", *command(replace(settings, batch_size=1, out=str(tmp_path / "two")))[1:]))
+    assert done.returncode == 0, done.stdout[-4000:]
+    assert len(re.findall("GB of frozen weights in each process", done.stdout)) == 2
+    for name in ("losses", "norms"):
+        assert record(tmp_path / "two")[name] == pytest.approx(record(one)[name], rel=1e-3)
+    for name, tensor in weights(tmp_path / "two").items():
+        torch.testing.assert_close(tensor, weights(one)[name], atol=2e-4, rtol=0)
+
+
 def test_a_text_llm_that_does_not_fit(for_a_text_llm):
     with pytest.raises(UserError, match=r"reader='micro' is 160 wide, but memories are 64 wide"):
         Training(replace(for_a_text_llm, reader="micro"))
@@ -777,7 +799,7 @@ def test_an_item_longer_than_the_model_reads(knowledge, questions, tmp_path, enc
     (reason,) = batch.left_out.values()
     assert re.fullmatch(r"an item of \d+ tokens, the model has 4096 positions", reason)
     nothing = Collator(data, encoder, encoder.vlm)([1])
-    assert (nothing.rows, nothing.places, nothing.question) == ([], [], None)
+    assert (nothing.rows, nothing.places, len(nothing.question["input_ids"])) == ([], [], 1)  # the stand-in's
 
 
 def test_no_item_at_all_is_no_gradient(of, knowledge, questions, ids, tmp_path):
@@ -838,12 +860,6 @@ def test_curves_go_to_tensorboard(of, tmp_path):
 def test_a_tracker_that_is_not_there(of):
     with pytest.raises(UserError, match=r"tracker='clearboard' is not installed, or unknown to .*; choose none, "):
         Training(of(tracker="clearboard"))
-
-
-def test_weights_in_parts_are_refused(of, monkeypatch):
-    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    with pytest.raises(UserError, match="accelerate is configured for FSDP; only DDP is supported"):
-        Training(of())
 
 
 def test_what_the_command_says_is_one_line(run):

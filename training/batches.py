@@ -18,12 +18,14 @@ from transformers import BatchFeature
 from comem_lmms.encoder import MemoryEncoder
 from comem_lmms.errors import UserError, one_line
 from comem_lmms.records import KnowledgeItem
-from comem_lmms.vlm import FrozenVLM
+from comem_lmms.vlm import Chat, FrozenVLM
 
 SORTED = 32  # steps whose samples are sorted by length together: little padding, and still a different order each epoch
 AHEAD = 2  # steps made ready while another is computed
-# Stands in for the items of a batch without any, so that all processes do the same; it gets no gradient.
+# Stand in where no sample of a batch has an item, so that all processes do the same: each encodes, reads and goes back
+# through both. Nothing is learnt from them.
 NOTHING = KnowledgeItem("", "", ".")
+NO_QUESTION: Chat = [{"role": "user", "content": [{"type": "text", "text": "."}]}]
 
 T, R = TypeVar("T"), TypeVar("R")
 
@@ -71,7 +73,7 @@ class Batch(NamedTuple):
         items: tokenized, each once (n, L).
         rows: of the items in the knowledge base; empty where they are `NOTHING`.
         places: of each sample's items among them, the best last: next to the question.
-        question: tokenized questions and answers, (B, L'); None if no sample is left.
+        question: tokenized questions and answers, (B, L'); without ``rows`` `NO_QUESTION` is one more, the last.
         is_answer: where the answers are, (B, L').
         left_out: why samples are not in it, by name.
     """
@@ -79,15 +81,14 @@ class Batch(NamedTuple):
     items: BatchFeature
     rows: list[int]
     places: list[list[int]]
-    question: BatchFeature | None
-    is_answer: Tensor | None
+    question: BatchFeature
+    is_answer: Tensor
     left_out: dict[str, str]
 
     @property
     def tokens(self) -> int:
         """That are read, of items and questions; without padding."""
-        read = [self.items, *([self.question] if self.question is not None else [])]
-        return sum(int(inputs["attention_mask"].sum()) for inputs in read)
+        return sum(int(inputs["attention_mask"].sum()) for inputs in (self.items, self.question))
 
 
 class Collator:
@@ -140,18 +141,16 @@ class Collator:
         rows = list(dict.fromkeys(row for sample in samples for row in sample.rows))
         places = [[rows.index(row) for row in reversed(sample.rows)] for sample in samples]
         read = self.encoder.tokenize([items[row] for row in rows] or [NOTHING])
-        if not samples:
-            return Batch(read, rows, places, None, None, left_out)
-        answered = self.reader.prepare_answered([s.chat for s in samples], [s.answer for s in samples])
+        asked: list[tuple[Chat, str]] = [(sample.chat, sample.answer) for sample in samples]
+        asked += [] if rows else [(NO_QUESTION, ".")]
+        answered = self.reader.prepare_answered([chat for chat, _ in asked], [answer for _, answer in asked])
         return Batch(read, rows, places, *answered, left_out)
 
     def _too_long(self, samples: list[Sample], batch: Batch) -> dict[str, str]:
         """Which samples have more tokens than a model has positions, in their question or in an item."""
         found: dict[str, str] = {}
-        if batch.question is None:
-            return found
         of_items = batch.items["attention_mask"].sum(1).tolist()
-        of_questions = batch.question["attention_mask"].sum(1).tolist()
+        of_questions = batch.question["attention_mask"].sum(1).tolist()[: len(samples)]
         for sample, places, length in zip(samples, batch.places, of_questions, strict=True):
             longest = max((of_items[place] for place in places), default=0)
             whole = length + self.encoder.n_vectors * len(places)
@@ -163,7 +162,8 @@ class Collator:
 
 def prefixes(memories: Tensor, batch: Batch) -> list[Tensor]:
     """The memories (n, n_vectors, D) of a batch's items in front of each question, (n_vectors * k, D)."""
-    return [memories[places].flatten(0, 1) for places in batch.places]
+    places = batch.places if batch.rows else [*batch.places, [0]]
+    return [memories[of_one].flatten(0, 1) for of_one in places]
 
 
 def ahead(function: Callable[[T], R], arguments: Iterable[T]) -> Iterator[R]:

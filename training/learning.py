@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from comem_lmms.training.batches import Batch, prefixes
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from transformers import BatchFeature
 from transformers.modeling_layers import GradientCheckpointingLayer
 
@@ -26,6 +27,9 @@ class Compressor(nn.Module):
         super().__init__()
         self.vlm, self.resampler = encoder.vlm.model, encoder.resampler
         self.encoder = encoder
+        # DDP would send all weights from one process to the others; what is frozen is the checkpoint's in each.
+        frozen = [name for name, parameter in self.named_parameters() if not parameter.requires_grad]
+        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self, frozen)
 
     def forward(self, items: BatchFeature, question: BatchFeature | None = None) -> tuple[Tensor, ...]:
         """Memories of tokenized items, (n, n_vectors, D); of questions, if given, what `MemoryEncoder.read` gives."""
@@ -61,10 +65,7 @@ class Learner:
             made = self.encode(batch)
             read = [tensor.detach().requires_grad_() for tensor in made]
             losses = self.losses(batch, *read)
-            total = scale * losses.sum()
-            gradients = [torch.zeros_like(tensor) for tensor in read]
-            if total.requires_grad:  # or no sample has an item
-                gradients = list(torch.autograd.grad(total, read, allow_unused=True, materialize_grads=True))
+            gradients = torch.autograd.grad(scale * losses.sum(), read, allow_unused=True, materialize_grads=True)
             with self.encoder.adapter_on():
                 self.accelerator.backward(sum((m * g).sum() for m, g in zip(made, gradients, strict=True)))
         return Learnt(losses.detach(), read[0].detach())
@@ -75,9 +76,8 @@ class Learner:
 
     def losses(self, batch: Batch, memories: Tensor) -> Tensor:
         """Of each sample, (B,)."""
-        if batch.question is None or batch.is_answer is None:
-            return memories.new_zeros(0)
-        return self.reader.answer_losses(batch.question, batch.is_answer, prefixes(memories, batch))
+        losses = self.reader.answer_losses(batch.question, batch.is_answer, prefixes(memories, batch))
+        return losses[: len(batch.places)]
 
     @torch.no_grad()
     def measure(self, batch: Batch) -> Tensor:
@@ -95,7 +95,7 @@ class Learner:
         for layer in layers:  # in training mode some versions of transformers take the cache from them
             layer.training = False
         memories, *_ = self.encode(batch)
-        (answer,) = self.in_use.generate([chat], prefixes(memories, batch), max_new_tokens=tokens)
+        (answer,) = self.in_use.generate([chat], prefixes(memories, batch)[:1], max_new_tokens=tokens)
         for layer in layers:
             layer.training = True
         self.encoder.train(True)

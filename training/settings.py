@@ -14,6 +14,7 @@ import yaml
 from comem_lmms.errors import UserError, one_line
 
 PRESETS = Path(__file__).parent / "configs"
+ACCELERATE = PRESETS / "accelerate"  # how `accelerate launch` is to start several processes
 # What may differ when an interrupted training goes on: none of it changes a weight.
 FREE = {"out", "save_every", "keep", "log_every", "eval_every", "eval_answers", "eval_tokens", "tracker"}
 # Numbers of which there may be none.

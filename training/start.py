@@ -1,13 +1,13 @@
 """Going on from a memory encoder that is there: a saved one in, its weights in the one to train out."""
 
-from comem_lmms.encoder import MemoryEncoder, check, embeddings_fingerprint, is_merged, locate
+from comem_lmms.encoder import MemoryEncoder, check, check_vlm, is_merged, locate
 from comem_lmms.errors import UserError, one_line
 from comem_lmms.files import read_json
 
 FRESH = ("init_std", "init_scale")  # of a resampler; they say nothing of one that is trained
 
 
-def take_over(encoder: MemoryEncoder, start: str) -> None:
+def go_on_from(encoder: MemoryEncoder, start: str) -> None:
     """Gives a fresh encoder the weights of a saved one.
 
     Raises:
@@ -16,12 +16,7 @@ def take_over(encoder: MemoryEncoder, start: str) -> None:
     about = check(start, encoder.vlm.name, encoder.vlm.config.model_type, encoder.vlm.hidden_size)
     if is_merged(about):
         raise UserError(f"start={start!r} is merged and has no adapter to train; give the encoder that it was made of")
-    made_for, given = about["vlm_embeddings"], embeddings_fingerprint(encoder.vlm)
-    if made_for != given:
-        raise UserError(
-            f"start={start!r} was made for {about['vlm']!r} (embeddings {made_for[:12]}), another checkpoint than "
-            f"pretrained={encoder.vlm.name!r} ({given[:12]}); give the encoder's own VLM"
-        )
+    check_vlm(start, about, encoder.vlm)
     adapter = read_json(locate(start) / "adapter_config.json", "r", "lora_alpha")
     there = {**about["resampler"], "rank": adapter["r"], "alpha": adapter["lora_alpha"]}
     wanted = {

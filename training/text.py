@@ -68,15 +68,12 @@ class TextLearner(Learner):
 
     def losses(self, batch: Batch, memories: Tensor, *read: Tensor) -> Tensor:
         """Of each sample, (B,)."""
-        if batch.question is None or batch.is_answer is None:
-            return memories.new_zeros(0)
         question, fronts = lay_out(batch, memories, *read)
-        return self.reader.answer_losses(question, batch.is_answer, fronts)
+        return self.reader.answer_losses(question, batch.is_answer, fronts)[: len(batch.places)]
 
 
 def lay_out(batch: Batch, memories: Tensor, hidden: Tensor, embeddings: Tensor) -> tuple[BatchFeature, list[Tensor]]:
     """What `AnsweringLLM` reads: the questions and answers, and in front of each its memories and hidden states."""
-    assert batch.question is not None
     is_question = batch.question["attention_mask"].bool() & ~batch.is_answer
     rows = zip(prefixes(memories, batch), hidden, is_question, strict=True)
     fronts = [torch.cat([memory, row[mask]]) for memory, row, mask in rows]

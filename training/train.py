@@ -22,7 +22,7 @@ from accelerate import Accelerator, DistributedDataParallelKwargs, PartialState
 from accelerate.tracking import get_available_trackers
 from accelerate.utils import gather_object, set_seed
 from comem_lmms.training import text
-from comem_lmms.training.batches import Batch, Collator, ahead, in_order, share, spread, steps
+from comem_lmms.training.batches import NO_QUESTION, Batch, Collator, ahead, in_order, share, spread, steps
 from comem_lmms.training.checkpoints import Checkpoints, Progress
 from comem_lmms.training.data import TrainingData
 from comem_lmms.training.learning import (
@@ -33,7 +33,8 @@ from comem_lmms.training.learning import (
     parameter_groups,
 )
 from comem_lmms.training.settings import FREE, Settings, load
-from comem_lmms.training.start import take_over
+from comem_lmms.training.shards import shard, take_over
+from comem_lmms.training.start import go_on_from
 from comem_lmms.training.watch import Watch
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
@@ -94,7 +95,7 @@ class Training:
 
     def __init__(self, settings: Settings) -> None:
         self.settings, self.out = settings, Path(settings.out)
-        _refuse_shards()
+        self.is_sharded = take_over()
         if (self.out / RECORD).is_file():
             raise UserError(f"{self.out} holds a memory encoder that is trained; give another out=")
         config = read_config(settings.pretrained, settings.revision)
@@ -108,10 +109,13 @@ class Training:
         self.numbers = self.data.share(train_on, settings.data_fraction, settings.seed)
         self.about = self._about(process.num_processes)
         self._check_run()
-        self.vlm = self._load_vlm(str(process.device))
+        self.is_sharded &= process.num_processes > 1
+        self.vlm = self._load_vlm("cpu" if self.is_sharded else str(process.device))
         self.accelerator = self._accelerator(passes)
         self.encoder = self._fresh_encoder()
         reader = text.load(settings.reader, self.encoder, settings.attn_implementation) if settings.reader else self.vlm
+        if self.is_sharded:
+            shard([self.vlm, reader] if settings.reader else [self.vlm], process.device)
         if self.accelerator.mixed_precision == "bf16":
             leave_casting_to_autocast(self.encoder)
         if settings.activation_checkpointing:
@@ -201,10 +205,10 @@ class Training:
 
     def _evaluate(self) -> float:
         """The mean loss on what is held out; each process measures a part."""
-        process, processes, size = self._process, self.accelerator.num_processes, self.settings.batch_size
+        size = self.settings.batch_size
         shares = [self.held_out[start : start + size] for start in range(0, len(self.held_out), size)]
         total = samples = 0.0
-        for batch in map(self.collate, shares[process::processes]):
+        for batch in map(self.collate, self._turns(shares)):
             losses = self.learner.measure(batch)
             total, samples = total + float(losses.sum()), samples + len(losses)
             self._note_left_out([batch])
@@ -216,14 +220,19 @@ class Training:
         One at a time, so that no padding can turn a word: it is the same for any batch size.
         """
         right = answered = 0.0
-        for number in numbers[self._process :: self.accelerator.num_processes]:
-            batch = self.collate([number])
-            if batch.question is not None:  # else it was left out when its loss was measured
-                sample = self.data[number]
-                said = self.learner.answer(batch, sample.chat, self.settings.eval_tokens)
-                right += exact_match(extract(said).text, extract(sample.answer).text)
-                answered += 1
+        for share_ in self._turns([[number] for number in numbers]):
+            batch = self.collate(share_)
+            samples = [self.data[number] for number in share_ if batch.places]  # or left out, as its loss was
+            said = self.learner.answer(batch, samples[0].chat if samples else NO_QUESTION, self.settings.eval_tokens)
+            right += sum(exact_match(extract(said).text, extract(sample.answer).text) for sample in samples)
+            answered += len(samples)
         return self._sum(right) / max(1.0, self._sum(answered))
+
+    def _turns(self, shares: Sequence[list[int]]) -> list[list[int]]:
+        """What this process takes of shares of samples, one after another; as many turns in each process."""
+        processes = self.accelerator.num_processes
+        padded = [*shares, *[[]] * (-len(shares) % processes)]
+        return padded[self._process :: processes]
 
     def _finish(self, began: float, start: int) -> None:
         """Writes the encoder and what it was made of and by."""
@@ -290,7 +299,7 @@ class Training:
         # Steps as small as these are lost in bfloat16; peft keeps the adapter in float32 as well.
         encoder.resampler.float()
         if s.start:
-            take_over(encoder, s.start)
+            go_on_from(encoder, s.start)
         set_seed(s.seed, device_specific=True)  # of dropout
         return encoder
 
@@ -358,15 +367,6 @@ class Training:
     @property
     def _process(self) -> int:
         return self.accelerator.process_index
-
-
-def _refuse_shards() -> None:
-    """Raises UserError where accelerate is to cut up the weights, of which a checkpoint would hold a part only."""
-    for kind in ("FSDP", "DEEPSPEED", "MEGATRON_LM", "PARALLELISM_CONFIG"):
-        if os.environ.get(f"ACCELERATE_USE_{kind}", "false").lower() == "true":
-            raise UserError(
-                f"accelerate is configured for {kind}; only DDP is supported: accelerate launch --multi_gpu"
-            )
 
 
 def _tracker(name: str) -> str | None:

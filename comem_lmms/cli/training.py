@@ -1,4 +1,5 @@
-"""``comem-lmms training-data`` and ``push``: training data made of rollouts, and what was trained on it shared."""
+"""``comem-lmms training-data``, ``accelerate-config`` and ``push``: training data made of rollouts, how to train on it
+with several GPUs, and what was trained shared."""
 
 import argparse
 import sys
@@ -70,6 +71,10 @@ def add(commands: Any) -> None:
     stats.add_argument("data", type=Path, help="training data")
     stats.set_defaults(run=_stats)
 
+    accelerate = commands.add_parser("accelerate-config", help="say where a configuration for accelerate launch is")
+    accelerate.add_argument("name", help="ddp or fsdp2")
+    accelerate.set_defaults(run=_accelerate_config)
+
     push = commands.add_parser("push", help="upload a trained memory encoder to the Hugging Face Hub")
     push.add_argument("source", help="folder of the memory encoder")
     push.add_argument("repository", metavar="OWNER/NAME", help="on the Hub; made if need be")
@@ -128,6 +133,12 @@ def _stats(arguments: argparse.Namespace) -> None:
     from comem_lmms.training.synthesis.store import SampleFolder
 
     _say(SampleFolder.open(arguments.data).manifest)
+
+
+def _accelerate_config(arguments: argparse.Namespace) -> None:
+    from comem_lmms.training.settings import ACCELERATE, find_yaml
+
+    print(find_yaml(ACCELERATE, arguments.name, "configuration of accelerate"))
 
 
 def _push(arguments: argparse.Namespace) -> None:

@@ -45,7 +45,7 @@ class Parts:
         vlm = FrozenVLM.load(
             a.pretrained, a.dtype, self.device, a.attn_implementation, a.min_pixels, a.max_pixels, a.revision
         )
-        if self.bank and self.bank.info.vlm_embeddings != (given := encoder.embeddings_fingerprint(vlm)):
+        if self.bank and self.bank.info.vlm_embeddings != (given := vlm.embeddings_fingerprint):
             raise UserError(
                 f"memory bank {self.bank.folder} was made for {self.bank.info.vlm!r} (embeddings "
                 f"{self.bank.info.vlm_embeddings[:12]}), another checkpoint than pretrained={a.pretrained!r} "
@@ -139,7 +139,7 @@ class Parts:
         return BankInfo(
             encoder=self.fingerprint,
             vlm=self.arguments.pretrained,
-            vlm_embeddings=encoder.embeddings_fingerprint(made_for),
+            vlm_embeddings=made_for.embeddings_fingerprint,
             n_vectors=self.encoder.n_vectors,
             hidden_size=made_for.hidden_size,
             dtype=dtype,
