@@ -253,7 +253,7 @@ class Writer:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._held.enter_context(alone(self.folder))  # two builds in one folder would write the same files
             if replace:
-                _remove(self.folder)
+                remove(self.folder)
             _check_new(self.folder)
             for name in GROUPS:
                 (self.folder / name).mkdir(exist_ok=True)
@@ -345,7 +345,7 @@ def check_sizes(folder: Path, files: Mapping[str, Sequence[Any]], remedy: str) -
     return sum(size for _, size, _ in files.values())
 
 
-def _remove(folder: Path) -> None:
+def remove(folder: Path) -> None:
     """Removes a base, finished or not, from a folder; what else is there stays."""
     for name in (MANIFEST, REJECTS):
         (folder / name).unlink(missing_ok=True)
