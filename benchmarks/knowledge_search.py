@@ -291,7 +291,8 @@ def main() -> None:
 
 def measured() -> list[Part]:
     """What was measured: on a processor, on a GPU, with other sizes."""
-    return [json.loads(path.read_text()) for path in sorted(MEASURED.parent.glob(f"{MEASURED.stem}*.json"))]
+    others = sorted(MEASURED.parent.glob(f"{MEASURED.stem}-*.json"))
+    return [json.loads(path.read_text()) for path in (MEASURED, *others)]
 
 
 def write_document() -> None:

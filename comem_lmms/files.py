@@ -98,8 +98,8 @@ def alone(folder: Path) -> Iterator[None]:
     """Keeps other processes that ask for the same out of a folder, until the context or this process ends, however.
 
     The lock is one of the operating system on an empty file, removed at the end; the file that a killed process leaves
-    keeps nobody out. Where the file system has no locks the log says so. Where this process may not write there is
-    nothing to keep others out of.
+    keeps nobody out. Where this process may make no file it is on the folder itself. Where the file system has no such
+    locks the log says so.
 
     Raises:
         UserError: another is at work there, or the disk is full.
@@ -115,39 +115,47 @@ def alone(folder: Path) -> Iterator[None]:
 
 
 def _locked(file: Path) -> int | None:
-    while (descriptor := _opened(file)) is not None:
+    """A descriptor that holds the lock; None where none can be had."""
+    while True:
+        descriptor, path = _opened(file)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
+            os.close(descriptor)
             if error.errno in (errno.EAGAIN, errno.EACCES):
-                os.close(descriptor)
                 raise UserError(f"another process is at work in {file.parent}; wait for it, or stop it") from error
             log.warning(
-                "the file system of %s has no locks (%s): see to it that no second process is started there",
-                file.parent,
+                "%s cannot be locked (%s): see to it that no second process is started in %s",
+                path,
                 error.strerror,
+                file.parent,
             )
-            return descriptor
+            return None
         # Whoever held it before has removed it by now, and others would lock a new one.
         with suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(descriptor), file.stat()):
+            if os.path.samestat(os.fstat(descriptor), path.stat()):
                 return descriptor
         os.close(descriptor)
-    return None
 
 
-def _opened(file: Path) -> int | None:
-    """The file made and opened for writing: NFS lets nothing be locked that is only read, nor a folder."""
+def _opened(file: Path) -> tuple[int, Path]:
+    """What to lock, and its path: the file, made if need be, or the folder where that is not allowed.
+
+    The file is opened for writing, and by whoever may write in the folder: NFS locks nothing that is only read, nor a
+    folder.
+    """
     with on_disk(file):
         try:
-            return os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
+            descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
         except OSError as error:
             if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
                 raise
-    try:
-        return os.open(file, os.O_RDONLY)  # another user's; a local file system locks it nevertheless
-    except OSError:
-        return None
+        else:
+            with suppress(OSError):  # of another user
+                os.fchmod(descriptor, 0o666)  # whatever the umask
+            return descriptor, file
+    path = file if file.exists() else file.parent
+    return os.open(path, os.O_RDONLY), path
 
 
 @contextmanager

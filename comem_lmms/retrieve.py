@@ -95,6 +95,7 @@ def retrieve(folder: Path, tasks: Sequence[Documents], retriever: "Finder", k: i
     except OSError as error:
         raise UserError(f"cannot make {parts} ({error.strerror}); name another folder") from error
     with alone(folder):
+        check(folder, retriever.kind, tasks)  # whether another process has made it meanwhile
         _make(folder, tasks, retriever, k)
         shutil.rmtree(parts)
     return Run.open(folder)

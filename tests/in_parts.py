@@ -10,6 +10,7 @@ import sys
 import tiny
 import torch
 from accelerate import Accelerator
+from accelerate.utils import model_has_dtensor
 from comem_lmms.training.batches import NO_QUESTION, NOTHING, Batch
 from comem_lmms.training.learning import Compressor, Learner, checkpoint_activations
 from comem_lmms.training.shards import shard
@@ -87,6 +88,8 @@ def compare(folder, accelerator):
         **found,
         "saved": saved / sum(frozen[name].nbytes for name in cut),
         "cut": sum(frozen[name].nbytes for name in cut) / sum(p.nbytes for p in frozen.values()),
+        "largest": max(g.abs().max().item() for g in gradients if g is not None),
+        "ddp": not model_has_dtensor(Compressor(encoder)),  # else accelerate refuses it on GPUs
         "head": any(name.startswith("lm_head") for name in cut),
         "vision": any("vision" in name or "visual" in name for name in cut),
         "unchanged": all(torch.equal(now[name], weight) for name, weight in frozen.items()),

@@ -155,13 +155,19 @@ def test_a_file_system_without_locks_is_told(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(fcntl, "flock", flock)
     with caplog.at_level(logging.WARNING), alone(tmp_path), alone(tmp_path):
         pass
-    said = (
-        f"the file system of {tmp_path} has no locks (No locks available): see to it that no second process is started"
-    )
-    assert caplog.messages == [f"{said} there"] * 2
+    said = f"{tmp_path / LOCK} cannot be locked (No locks available): see to it that no second process is started in"
+    assert caplog.messages == [f"{said} {tmp_path}"] * 2
 
 
-def test_where_nothing_can_be_written_nothing_is_locked(tmp_path, monkeypatch):
+def test_a_base_that_another_process_makes_is_not_replaced(tmp_path, knowledge):
+    base = KnowledgeBase.create(tmp_path, [knowledge.row(0)])
+    with alone(tmp_path), pytest.raises(UserError, match="another process is at work"):
+        KnowledgeBase.create(tmp_path, [knowledge.row(1)])
+    assert KnowledgeBase.open(tmp_path).fingerprint == base.fingerprint
+    assert KnowledgeBase.create(tmp_path, [knowledge.row(1)]).fingerprint != base.fingerprint
+
+
+def test_where_no_file_can_be_made_the_folder_is_locked(tmp_path, monkeypatch):
     """As root, who may write everywhere, the tests cannot have such a folder."""
     opened = os.open
 
@@ -171,8 +177,11 @@ def test_where_nothing_can_be_written_nothing_is_locked(tmp_path, monkeypatch):
         return opened(path, flags, *more)
 
     monkeypatch.setattr(os, "open", refused)
-    with alone(tmp_path):
-        assert not list(tmp_path.iterdir())
+    for _ in range(2):
+        with alone(tmp_path):
+            assert not list(tmp_path.iterdir())
+            with pytest.raises(UserError, match="another process is at work"), alone(tmp_path):
+                pass
     os.close(opened(tmp_path / LOCK, os.O_CREAT))  # of somebody else
     with alone(tmp_path), pytest.raises(UserError, match="another process is at work"), alone(tmp_path):
         pass

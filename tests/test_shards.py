@@ -28,11 +28,13 @@ def test_every_family_in_parts(tmp_path):
     found = [json.loads(line) for line in re.findall(r"^COMPARED (.*)", done.stdout, re.MULTILINE)]
     assert sorted(one["folder"] for one in found) == sorted(2 * folders)
     assert {one["head"] for one in found} == {True, False}  # embeddings that are the head's as well stay whole
+    assert min(max(one["largest"] for one in found if one["folder"] == folder) for folder in folders) > 1e-4
     for one in found:
         assert one["kept"] < 1e-6, one
         assert one["again"] < 1e-6, one
         assert one["answers"], one  # after as many tokens as the process asked for, though the other asked for more
         assert one["unchanged"], one
+        assert one["ddp"], one
         assert one["learning"] > 10, one
         assert one["saved"] > 0.49, one  # of what is cut in two
         assert not one["vision"], one

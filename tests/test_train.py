@@ -705,7 +705,8 @@ def test_an_encoder_for_a_text_llm(for_a_text_llm, run, tmp_path, knowledge, que
 def test_processes_share_a_text_llm_as_well(for_a_text_llm, tmp_path):
     settings = replace(for_a_text_llm, dropout=0.0, eval_samples=3, eval_every=1, eval_tokens=4)
     one = train(settings)
-    done = subprocess.run(**launched("fsdp2", *command(replace(settings, batch_size=1, out=str(tmp_path / "two")))[1:]))
+    two = replace(settings, batch_size=1, out=str(tmp_path / "two"))
+    done = subprocess.run(**launched("fsdp2", *command(two)[1:]), timeout=600)
     assert done.returncode == 0, done.stdout[-4000:]
     assert len(re.findall("GB of frozen weights in each process", done.stdout)) == 2
     for name in ("losses", "norms"):

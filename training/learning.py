@@ -12,7 +12,6 @@ from accelerate import Accelerator
 from comem_lmms.training.batches import Batch, prefixes
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 from transformers import BatchFeature
 from transformers.modeling_layers import GradientCheckpointingLayer
 
@@ -21,15 +20,13 @@ from comem_lmms.vlm import Chat, FrozenVLM
 
 
 class Compressor(nn.Module):
-    """A memory encoder as a module that accelerate takes."""
+    """A memory encoder as a module that accelerate takes, of what learns."""
 
     def __init__(self, encoder: MemoryEncoder) -> None:
         super().__init__()
-        self.vlm, self.resampler = encoder.vlm.model, encoder.resampler
+        # What is frozen is hidden: DDP would send it from one process to the others, and refuses what FSDP2 has cut up.
+        self.learning = nn.ParameterList(encoder.parameters())
         self.encoder = encoder
-        # DDP would send all weights from one process to the others; what is frozen is the checkpoint's in each.
-        frozen = [name for name, parameter in self.named_parameters() if not parameter.requires_grad]
-        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self, frozen)
 
     def forward(self, items: BatchFeature, question: BatchFeature | None = None) -> tuple[Tensor, ...]:
         """Memories of tokenized items, (n, n_vectors, D); of questions, if given, what `MemoryEncoder.read` gives."""

@@ -45,7 +45,7 @@ from comem_lmms.backbones import backbone
 from comem_lmms.encoder import MemoryEncoder, check
 from comem_lmms.encoder import fingerprint as encoder_fingerprint
 from comem_lmms.errors import UserError, one_line
-from comem_lmms.files import read_json, write_json
+from comem_lmms.files import read_json, sync, write_json
 from comem_lmms.fingerprints import checkpoint_fingerprint
 from comem_lmms.knowledge import KnowledgeBase
 from comem_lmms.reference.reading import ReferenceEncoder
@@ -116,6 +116,7 @@ class Training:
         reader = text.load(settings.reader, self.encoder, settings.attn_implementation) if settings.reader else self.vlm
         if self.is_sharded:
             shard([self.vlm, reader] if settings.reader else [self.vlm], process.device)
+            self.encoder.resampler.to(process.device)
         if self.accelerator.mixed_precision == "bf16":
             leave_casting_to_autocast(self.encoder)
         if settings.activation_checkpointing:
@@ -247,6 +248,8 @@ class Training:
         if not self.accelerator.is_main_process:
             return
         self.encoder.save(self.out)
+        for path in filter(Path.is_file, self.out.iterdir()):  # on the disk before the record says that they are whole
+            sync(path)
         versions = {name: version(name) for name in ("comem-lmms", "torch", "transformers", "peft", "accelerate")}
         took = {"minutes": round((time.perf_counter() - began) / 60, 1), "steps": self.progress.step - start}
         record = {**self.about, "data_manifest": self.data.manifest, "versions": versions, "last_session": took}

@@ -5,7 +5,6 @@ checksums on), ``lookups/*.npy`` and ``manifest.json``, which says what is in th
 is computed from the rows, not from the files, so the same content has the same fingerprint whatever wrote it.
 """
 
-import shutil
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -19,7 +18,7 @@ from comem_lmms.images import IMAGE_ERRORS, open_image
 from comem_lmms.knowledge import lookups
 from comem_lmms.knowledge.rows import IMAGES, ITEMS, Row, same_title
 from comem_lmms.knowledge.shards import Shards
-from comem_lmms.knowledge.writing import FORMAT, MANIFEST, REJECTS, SPOOL, STATE, Writer, check_sizes
+from comem_lmms.knowledge.writing import FORMAT, MANIFEST, STATE, Writer, check_sizes
 from comem_lmms.records import KnowledgeItem
 
 SMALL = 1 << 26  # bytes; a base of that size or less is read and checked whenever it is opened
@@ -169,9 +168,7 @@ class KnowledgeBase:
         Raises:
             UserError: two rows have the same id, or a field is of the wrong kind.
         """
-        folder = Path(folder)
-        remove(folder)
-        with closing(Writer(folder, {})) as writer:
+        with closing(Writer(Path(folder), {}, replace=True)) as writer:
             for row in rows:
                 writer.add(row)
             writer.commit()
@@ -193,13 +190,3 @@ class KnowledgeBase:
                 f"item {id_!r} of knowledge base {self.folder} has an unreadable image ({error}); "
                 "replace or remove the item and build the base again"
             ) from error
-
-
-def remove(folder: Path) -> None:
-    """Removes a base, finished or not, from a folder; what else is there stays."""
-    for name in (MANIFEST, REJECTS):
-        (folder / name).unlink(missing_ok=True)
-    for path in folder.glob(f"{STATE}*"):
-        path.unlink()
-    for name in ("items", "images", lookups.FOLDER, SPOOL):
-        shutil.rmtree(folder / name, ignore_errors=True)

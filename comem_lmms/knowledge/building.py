@@ -74,8 +74,7 @@ def build(
     with closing(Writer(folder, asked)) as writer:
         fetcher = Fetcher(client or Client(), folder / SPOOL, connections)
         reads = source.read(writer.position)
-        if writer.position:
-            source.release(writer.position)  # a killed build may not have come to it
+        source.release(writer.before, writer.position)  # a killed build may not have come to it
         done = writer.counts.get(ROWS, 0)
         with tqdm(desc="Building", unit=" rows", unit_scale=True, initial=done, disable=None) as bar:
             while reads_of_chunk := _chunk(reads, chunk):
@@ -87,6 +86,7 @@ def build(
                         "again, what is built is kept"
                     ) from error
         fetcher.close()
+        source.release(writer.position, [len(source.parts), None])  # files without rows
         return writer.finish(**source.about, **_summary(writer.counts, options, asked))
 
 
@@ -146,7 +146,7 @@ class _Chunk:
 
     def _commit(self, position: Any) -> None:
         self._writer.commit(position, self._counts, self._urls, self._rejects)
-        self._source.release(position)
+        self._source.release(self._writer.before, position)
         self._reset()
 
     def _reset(self) -> None:

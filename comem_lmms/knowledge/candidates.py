@@ -108,7 +108,8 @@ class Source:
                 yield Read([at + 1, None], last.found)
             place = None
 
-    def release(self, position: Any) -> None:
-        """Lets go of the files before a position, when all that was read up to it is kept."""
-        for part in self.parts[: position[0]]:
+    def release(self, start: Any, stop: Any) -> None:
+        """Lets go of the files from one position to another, when all that was read up to it is kept."""
+        first, last = (position[0] if position else 0 for position in (start, stop))
+        for part in self.parts[first:last]:
             part.done()

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 from comem_lmms.data.http import Client, Missing, Refused, Unreachable
 from comem_lmms.errors import UserError, one_line
+from comem_lmms.files import whole
 from comem_lmms.knowledge import addresses
 from comem_lmms.knowledge.pictures import Problem, inspect
 
@@ -129,9 +130,8 @@ class Fetcher:
 
     def _keep(self, problem: Problem, file: Path) -> None:
         failed = self._failed(file)
-        partial = failed.with_name(f"{failed.name}.partial")
-        partial.write_text(f"{problem.kind}\n{problem.detail}", encoding="utf-8")
-        partial.replace(failed)
+        with whole(failed) as partial:
+            partial.write_text(f"{problem.kind}\n{problem.detail}", encoding="utf-8")
         file.unlink(missing_ok=True)
 
     def _note(self, url: str, outcome: Problem | Exception | None) -> None:

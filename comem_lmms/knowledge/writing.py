@@ -71,13 +71,14 @@ class Writer:
     Args:
         folder: of the base.
         settings: what decides the result; a build that was begun with others is not gone on with.
+        replace: a base that is there, finished or not.
 
     Raises:
         UserError: the folder cannot be written to, holds a finished base, one begun with other settings, or one that
             another process is making.
     """
 
-    def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path, settings: Mapping[str, Any], replace: bool = False) -> None:
         self.folder = folder
         self._rows: list[dict[str, Any]] = []
         self._new: dict[str, tuple[StoredImage, bytes]] = {}
@@ -85,7 +86,7 @@ class Writer:
         self.pending_bytes = 0  # of images that are taken in, until the next commit
         self._held = ExitStack()
         try:
-            self._begin(json.loads(json.dumps(settings)))
+            self._begin(json.loads(json.dumps(settings)), replace)
         except BaseException:
             self.close()
             raise
@@ -99,6 +100,11 @@ class Writer:
     def position(self) -> Any:
         """What the last `commit` was told, None before the first."""
         return self._chunks[-1].position if self._chunks else None
+
+    @property
+    def before(self) -> Any:
+        """What the `commit` before the last was told."""
+        return self._chunks[-2].position if len(self._chunks) > 1 else None
 
     @property
     def n_chunks(self) -> int:
@@ -235,21 +241,24 @@ class Writer:
             "files": files,
         }
         write_json(self.folder / MANIFEST, manifest)
-        self.close()
+        self._state.close()
         for path in self.folder.glob(f"{STATE}*"):
             path.unlink()
+        self.close()
         return manifest
 
-    def _begin(self, settings: dict[str, Any]) -> None:
+    def _begin(self, settings: dict[str, Any], replace: bool) -> None:
         """Opens the state, made if need be, and takes in what counts."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._held.enter_context(alone(self.folder))  # two builds in one folder would write the same files
+            if replace:
+                remove(self.folder)
             _check_new(self.folder)
             for name in GROUPS:
                 (self.folder / name).mkdir(exist_ok=True)
             # Without SQLite's own locks, which fail where the file system has none.
-            place = f"{(self.folder / STATE).absolute().as_uri()}?nolock=1"
+            place = f"{(self.folder / STATE).absolute().as_uri()}?vfs=unix-none"
             self._state = self._held.enter_context(closing(sqlite3.connect(place, isolation_level=None, uri=True)))
             self._state.execute("pragma cache_size = -262144")  # KiB
             self._state.executescript(f"pragma locking_mode = exclusive; {_TABLES}")
@@ -334,6 +343,16 @@ def check_sizes(folder: Path, files: Mapping[str, Sequence[Any]], remedy: str) -
             told = "is missing" if found is None else f"has {found:,} bytes, not {size:,}: it is damaged"
             raise UserError(f"knowledge base {folder}: {name} {told}; {remedy}")
     return sum(size for _, size, _ in files.values())
+
+
+def remove(folder: Path) -> None:
+    """Removes a base, finished or not, from a folder; what else is there stays."""
+    for name in (MANIFEST, REJECTS):
+        (folder / name).unlink(missing_ok=True)
+    for path in folder.glob(f"{STATE}*"):
+        path.unlink()
+    for name in ("items", "images", lookups.FOLDER, SPOOL):
+        shutil.rmtree(folder / name, ignore_errors=True)
 
 
 def _check_new(folder: Path) -> None:

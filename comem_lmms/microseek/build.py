@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from comem_lmms import knowledge as kb
 from comem_lmms.knowledge import KnowledgeBase, sources
-from comem_lmms.knowledge.base import remove
+from comem_lmms.knowledge.writing import remove
 from comem_lmms.microseek import world
 from comem_lmms.microseek.emblem import Emblem, View, draw
 

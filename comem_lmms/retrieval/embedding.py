@@ -186,10 +186,10 @@ def _finish(folder: Path, settings: dict[str, Any]) -> None:
         try:
             vectors = np.load(path, mmap_mode="r")
             lengths = np.linalg.norm(vectors.astype(np.float32), axis=-1)
-            whole = vectors.shape == (rows, dimension or vectors.shape[-1]) and vectors.dtype == np.float16
+            fits = vectors.shape == (rows, dimension or vectors.shape[-1]) and vectors.dtype == np.float16
         except (OSError, EOFError, ValueError):
-            whole = False
-        if not whole or not (np.abs(lengths - 1) < 0.01).all():  # as after a power failure, or arithmetic overflow
+            fits = False
+        if not fits or not (np.abs(lengths - 1) < 0.01).all():  # as after a power failure, or arithmetic overflow
             path.unlink(missing_ok=True)
             raise UserError(
                 f"{path} does not hold {rows} vectors of length 1 and was removed; run the same command again, and if "

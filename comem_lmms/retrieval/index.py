@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from comem_lmms import __version__
 from comem_lmms.errors import UserError, one_line
-from comem_lmms.files import alone, files_fingerprint, read_json, whole, write_json
+from comem_lmms.files import alone, files_fingerprint, read_json, sync, whole, write_json
 from comem_lmms.knowledge import KnowledgeBase
 from comem_lmms.knowledge.base import SMALL
 from comem_lmms.retrieval.choosing import EXACT, PER_LIST, QUERIES, Sample, choose, tune
@@ -329,6 +329,7 @@ def _write(folder: Path, index: faiss.Index, about: dict[str, Any]) -> None:
         folder.mkdir(exist_ok=True)
         with whole(path) as partial:
             faiss.write_index(index, str(partial))
+            sync(partial)  # while the one that is there is whole
             (folder / "index.json").unlink(missing_ok=True)  # it is not of what comes now
         write_json(folder / "index.json", {**about, "bytes": path.stat().st_size, "index": files_fingerprint([path])})
     except (OSError, RuntimeError) as error:

@@ -90,8 +90,8 @@ class Retriever:
             parts += [self.by, str(self.text_weight), self._embedder.text_fingerprint]
         if self.right != "item_id":
             parts.append(self.right)
-        if self._index.about["reranked"]:  # the same file may be searched without
-            parts.append("reranked")
+        if times := self._index.about["reranked"]:  # the same file may be searched without
+            parts.append(f"reranked {times}")
         return hashlib.sha256(" ".join(parts).encode()).hexdigest()
 
     def search(self, queries: Iterable[Query], k: int) -> Iterator[list[Hit]]:
