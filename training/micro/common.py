@@ -81,11 +81,11 @@ def run(module: str, *arguments: str) -> None:
 
 
 def write_log(folder: Path, settings: dict[str, object], curve: list[float], **measured: float) -> None:
-    """Writes ``training.json`` beside the weights: settings, what it was made by and took, the loss every 10 steps."""
-    took = {"minutes": round((time.monotonic() - START) / 60, 1), "threads": torch.get_num_threads()}
+    """Writes ``training.json`` beside the weights: settings, what made it and how long, the loss every 10 steps."""
+    session = {"minutes": round((time.monotonic() - START) / 60, 1), "threads": torch.get_num_threads()}
     versions = {name: version(name) for name in ("torch", "transformers", "numpy", "pillow")}
     losses = [round(float(np.mean(curve[i : i + 10])), 4) for i in range(0, len(curve), 10)]
-    record = {"settings": settings, "took": took, "versions": versions, "measured": measured, "loss": losses}
+    record = {"settings": settings, "last_session": session, "versions": versions, "measured": measured, "loss": losses}
     (folder / "training.json").write_text(json.dumps(record, indent=1) + "\n")
 
 
