@@ -35,7 +35,7 @@ from comem_lmms.training.train import Training, train
 from comem_lmms.training.watch import Watch
 from helpers import answers, chat, evaluate, launched
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from samples import rows_of, write
 from tiny import CHATS, ITEMS
 
@@ -46,7 +46,7 @@ from comem_lmms.knowledge import KnowledgeBase
 from comem_lmms.models.arguments import MemoryArguments
 from comem_lmms.models.loading import Parts
 from comem_lmms.parity import Fixtures, _load_adapter, _sample, _todays_full_name
-from comem_lmms.reference import TextReader
+from comem_lmms.reference import TextReader, merge
 from comem_lmms.reference.checkpoint import RESAMPLER_PREFIX
 from comem_lmms.vlm import FrozenVLM
 
@@ -484,7 +484,8 @@ def test_measuring_changes_nothing(of):
 
 def test_killed_and_resumed_is_uninterrupted(of, tmp_path):
     """Killed at whatever it does after its second checkpoint, and once more in the middle of a step."""
-    more = {"max_steps": 8, "epochs": 2, "eval_samples": 4, "eval_every": 3}
+    start = train(of("start", max_steps=1))
+    more = {"max_steps": 8, "epochs": 2, "eval_samples": 4, "eval_every": 3, "start": start}
     whole = train(of("whole", **more))
     settings = of("killed", **more)
     for n in (2, 5):
@@ -518,28 +519,64 @@ def test_goes_on_from_an_encoder(of, tmp_path):
     assert not same(weights(tmp_path / "first"), weights(train(of("third", max_steps=1, **measured))))
 
 
-def test_an_encoder_that_cannot_be_gone_on_from(of, tmp_path, damaged_adapter):
-    encoder = micro.resolve("micro", "memory_encoder")
-    wrong = [
-        ({"start": tmp_path}, "no memory encoder"),
-        ({"start": encoder, "vectors": 4, "depth": 4, "rank": 16}, "has n_vectors=8, the settings ask for 4"),
-        ({"start": encoder, "heads": 10, "depth": 4, "rank": 16}, "change heads="),
-        ({"start": encoder, "depth": 4, "rank": 8}, "has rank=16, the settings ask for 8; change rank="),
-        ({"start": damaged_adapter, "depth": 4, "rank": 16}, "is damaged"),
-    ]
-    for i, (more, said) in enumerate(wrong):
-        with pytest.raises(UserError, match=said):
-            train(of(f"wrong-{i}", **more))
-        assert not (tmp_path / f"wrong-{i}").exists()
+def as_it_is(encoder):
+    pass
 
 
-@pytest.fixture
-def damaged_adapter(tmp_path):
-    folder = tmp_path / "damaged"
-    shutil.copytree(micro.resolve("micro", "memory_encoder"), folder)
-    adapter = folder / "adapter_model.safetensors"
+def cut_off(encoder):
+    adapter = encoder / "adapter_model.safetensors"
     adapter.write_bytes(adapter.read_bytes()[:-1000])
-    return folder
+
+
+def half_an_adapter(encoder):
+    tensors = load_file(encoder / "adapter_model.safetensors")
+    save_file(dict(list(tensors.items())[::2]), encoder / "adapter_model.safetensors")
+
+
+def scaled_otherwise(encoder):
+    edit(encoder / "adapter_config.json", use_rslora=True)
+
+
+def no_shape(encoder):
+    edit(encoder / "memory_encoder.json", resampler=[1])
+
+
+def for_another_vlm(encoder):
+    edit(encoder / "memory_encoder.json", vlm_embeddings="0" * 64)
+
+
+def merged(encoder):
+    merge(str(encoder), str(encoder.with_name("merged")))
+    shutil.rmtree(encoder)
+    encoder.with_name("merged").rename(encoder)
+
+
+def edit(path, **changes):
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "settings", "said"),
+    [
+        (shutil.rmtree, {}, "no memory encoder .* give the folder of one"),
+        (as_it_is, {"vectors": 4}, "has vectors=8, and 4 is asked for; change vectors="),
+        (as_it_is, {"heads": 10}, "has heads=5, and 10 is asked for; change heads="),
+        (as_it_is, {"rank": 8}, "has rank=16, and 8 is asked for; change rank="),
+        (scaled_otherwise, {}, "has use_rslora=True, and False is asked for; give another"),
+        (no_shape, {}, "resampler in memory_encoder.json is no object"),
+        (merged, {}, "is merged and has no adapter to train"),
+        (for_another_vlm, {}, "another checkpoint than"),
+        (cut_off, {}, "is damaged"),
+        (half_an_adapter, {}, "is damaged .*has not the weights that belong to this VLM"),
+    ],
+)
+def test_an_encoder_that_cannot_be_gone_on_from(of, tmp_path, spoil, settings, said):
+    start = tmp_path / "start"
+    shutil.copytree(micro.resolve("micro", "memory_encoder"), start)
+    spoil(start)
+    with pytest.raises(UserError, match=said):
+        train(of("wrong", start=start, **{"depth": 4, "rank": 16, **settings}))
+    assert not (tmp_path / "wrong").exists()
 
 
 def test_an_interrupted_training_says_how_to_go_on(of, tmp_path):
@@ -621,6 +658,9 @@ def test_another_training_is_not_gone_on_with(of, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out/run.json").write_text(json.dumps(training.about))
     Training(of(keep=5, log_every=1))
+    early = {name: value for name, value in training.about["settings"].items() if name not in ("start", "shuffle")}
+    (tmp_path / "out/run.json").write_text(json.dumps({**training.about, "settings": early}))
+    Training(of())  # which was begun before there were these settings
     for change, said in (({"lr": 1.0}, "lr=0.002, not 1.0"), ({"top_k": 2}, "top_k=3, not 2")):
         with pytest.raises(UserError, match=re.escape(f"holds an interrupted training with {said}")):
             Training(of(**change))

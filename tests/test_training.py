@@ -1,6 +1,7 @@
 """The recipes run as documented and leave what the wrappers load."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -10,9 +11,11 @@ from comem_lmms.training.micro import chats as training_chats
 from comem_lmms.training.micro import clip, memory, samples
 from comem_lmms.training.micro import vlm as vlm_recipe
 from comem_lmms.training.micro.common import training_realms
+from comem_lmms.training.settings import load
 from numpy.random import RandomState
 
-from comem_lmms.encoder import MemoryEncoder
+from comem_lmms import micro
+from comem_lmms.encoder import MemoryEncoder, fingerprint
 from comem_lmms.knowledge import KnowledgeBase
 from comem_lmms.microseek.words import ATTRIBUTES
 from comem_lmms.retrieval import ClipEmbedder
@@ -45,23 +48,63 @@ def test_clip_recipe(tmp_path, command, monkeypatch, questions):
     assert embedder.embed([questions[0]["image"]]).shape == (1, 128)
 
 
-def test_memory_recipe(tmp_path, command, knowledge, monkeypatch):
+def test_memory_recipe(tmp_path, command, knowledge, monkeypatch, capsys, another_vlm):
     """Short pages are never learnt well enough here, so they come twice, and what is learnt last is kept."""
     monkeypatch.setattr(memory, "ENOUGH", {"short": (1.1, 2), "full": (0.0, 3)})
     monkeypatch.setattr(memory, "HELD_OUT", 4)
-    arguments = (tmp_path, "--vlm", "micro", "--steps", 1, "--seed", 3)
-    command(memory, *arguments)
-    log = json.loads((tmp_path / "training.json").read_text())
-    assert log["settings"]["seed"] == 3
-    assert [done["data"] for done in log["settings"]["rounds"]] == ["short-1", "short-2", "full-1"]
-    encoder = MemoryEncoder.load(str(tmp_path), FrozenVLM.load("micro", device="cpu"))
+    out, rounds = tmp_path / "encoder", tmp_path / "encoder-rounds"
+    arguments = (out, "--vlm", "micro", "--steps", 2)  # of which the first warms up
+    command(memory, *arguments, "--seed", 3)
+    names = ["short-1", "short-2", "full-1"]
+    log = json.loads((out / "training.json").read_text())
+    assert log["settings"] == {"seed": 3}
+    assert [done["pages"] for done in log["measured"]["rounds"]] == names
+    encoder = MemoryEncoder.load(str(out), FrozenVLM.load("micro", device="cpu"))
     assert encoder.encode([knowledge[0]]).shape == (1, 8, 160)
-    rounds = [
-        json.loads((tmp_path / f"rounds/{name}/encoder/training.json").read_text()) for name in ("short-1", "full-1")
-    ]
-    assert [bool(done["start_fingerprint"]) for done in rounds] == [False, True]
-    assert not (tmp_path / "rounds/short-1/data").exists()
-    command(memory, *arguments)  # all is there
+    records = [json.loads((rounds / name / "encoder/training.json").read_text()) for name in names]
+    made = [fingerprint(str(rounds / name / "encoder")) for name in names]
+    assert len(set(made)) == 3
+    assert [one["start_fingerprint"] for one in records] == [None, *made[:2]]
+    assert fingerprint(str(out)) == made[2]
+    settings = [(one["settings"]["seed"], one["settings"]["shuffle"], one["data_manifest"]["seed"]) for one in records]
+    assert settings == [(3, False, 3), (1003, False, 1003), (3, False, 3)]
+    assert sorted(path.name for path in rounds.glob("*/*")) == ["encoder"] * 3
+    assert not list(rounds.rglob("checkpoints"))
+    before = (out / "training.json").stat().st_mtime_ns, fingerprint(str(out))
+    command(memory, *arguments, "--seed", 3)  # all is there
+    assert fingerprint(str(out)) == before[1]
+    capsys.readouterr()
+    for other in (("--seed", 4), ("--seed", 3, "--steps", 1), ("--seed", 3, "--vlm", str(another_vlm))):
+        with pytest.raises(SystemExit, match="2"):
+            command(memory, *arguments, *other)
+        (said,) = capsys.readouterr().err.splitlines()
+        assert f"remove {rounds}" in said
+    assert fingerprint(str(out)) == before[1]
+
+
+@pytest.fixture
+def another_vlm(tmp_path):
+    folder = tmp_path / "another"
+    shutil.copytree(micro.resolve("micro", "vlm"), folder)
+    settings = folder / "generation_config.json"
+    settings.write_text(settings.read_text() + "\n")
+    return folder
+
+
+def test_a_vlm_that_is_not_there_is_said_before_samples_are_made(tmp_path, command, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        command(memory, tmp_path / "out", "--vlm", tmp_path / "nowhere")
+    assert "nowhere" in capsys.readouterr().err.splitlines()[-1]
+    assert not list(tmp_path.iterdir())
+
+
+def test_data_that_is_there_keeps_its_knowledge_base(tmp_path, command, capsys):
+    command(samples, tmp_path, "--stage", "short", "--steps", 1)
+    before = KnowledgeBase.open(tmp_path / "knowledge").fingerprint
+    with pytest.raises(SystemExit, match="2"):
+        command(samples, tmp_path, "--stage", "short", "--steps", 1, "--seed", 2)
+    assert "is there already" in capsys.readouterr().err.splitlines()[-1]
+    assert KnowledgeBase.open(tmp_path / "knowledge").fingerprint == before
 
 
 def test_the_schedule_waits_until_short_pages_are_read_but_not_for_ever(monkeypatch):
@@ -111,7 +154,7 @@ def full(tmp_path_factory):
     folder = tmp_path_factory.mktemp("full")
     samples.make_samples(folder, samples.STAGES["full"]._replace(steps=3, memories=(0.0, 0.0, 1.0)), seed=5)
     base = KnowledgeBase.open(folder / "knowledge")
-    return TrainingData.open(folder / "data", base, top_k=4)
+    return TrainingData.open(folder / "data", base, load("micro", ["data=x", "out=x"]).top_k)
 
 
 def test_samples_are_about_their_step_and_the_right_page_is_the_best(full):

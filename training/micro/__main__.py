@@ -10,7 +10,7 @@ import json
 import shutil
 from pathlib import Path
 
-from comem_lmms.training.micro.common import run
+from comem_lmms.training.micro.common import in_one_line, run
 
 from comem_lmms import micro
 from comem_lmms.knowledge import KnowledgeBase
@@ -24,16 +24,24 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--seed", type=int, default=2)
     args = parser.parse_args()
-    args.out.mkdir(parents=True, exist_ok=True)
-    seed = ("--seed", str(args.seed))
-    _train("clip", args.out / "clip", *seed)
-    _train("vlm", args.out / "vlm", *seed)
-    _train("memory", args.out / "memory_encoder", "--vlm", str(args.out / "vlm"), *seed)
-    _index(args.out)
+    with in_one_line():
+        train_all(args.out, args.seed)
+
+
+def train_all(out: Path, seed: int) -> None:
+    """Models, then the table.
+
+    Raises:
+        UserError: what is there is of something else, or cannot be written.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    _train("clip", out / "clip", "--seed", str(seed))
+    _train("vlm", out / "vlm", "--seed", str(seed))
+    _train("memory", out / "memory_encoder", "--vlm", str(out / "vlm"), "--seed", str(seed))
+    _index(out)
     for row in RUNS:
-        _evaluate(args.out, *row.split(":"))
-    summary = ["report", str(args.out / "results"), "--json", str(args.out / "summary.json"), "--rows", str(len(RUNS))]
-    run("comem_lmms.cli", *summary)
+        _evaluate(out, *row.split(":"))
+    run("comem_lmms.cli", "report", str(out / "results"), "--json", str(out / "summary.json"), "--rows", str(len(RUNS)))
 
 
 def _train(recipe: str, out: Path, *arguments: str) -> None:

@@ -6,6 +6,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from comem_lmms.errors import UserError
 from comem_lmms.microseek import world
 
 START = time.monotonic()
@@ -77,10 +79,22 @@ def waiting(loss_at: Callable[[int], Tensor], steps: int, ends: Mapping[int, flo
 def run(module: str, *arguments: str) -> None:
     """Runs a module as its users do, and says so."""
     print(json.dumps([module, *arguments]), file=sys.stderr)
-    subprocess.run([sys.executable, "-m", module, *arguments], check=True)
+    status = subprocess.run([sys.executable, "-m", module, *arguments]).returncode
+    if status:
+        sys.exit(status)  # it has said why
 
 
-def write_log(folder: Path, settings: dict[str, object], curve: list[float], **measured: float) -> None:
+@contextmanager
+def in_one_line() -> Iterator[None]:
+    """Ends the process with status 2 where the user has to change something, and says what."""
+    try:
+        yield
+    except UserError as error:
+        print(f"comem_lmms.training.micro: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def write_log(folder: Path, settings: dict[str, object], curve: list[float], **measured: object) -> None:
     """Writes ``training.json`` beside the weights: settings, what made it and how long, the loss every 10 steps."""
     session = {"minutes": round((time.monotonic() - START) / 60, 1), "threads": torch.get_num_threads()}
     versions = {name: version(name) for name in ("torch", "transformers", "numpy", "pillow")}

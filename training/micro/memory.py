@@ -4,56 +4,143 @@
 
 It is `comem_lmms.training.train` on one kind of pages after the other, each going on from what was learnt before. Seeds
 differ in how soon they find out how to do a thing, and what was not learnt on easy pages is not made up for on hard
-ones, so a kind is trained on again, with new pages, until enough of what is held out is answered right.
+ones, so a kind is trained on again, with new pages, until enough of what is held out is answered right, or as often as
+it may be.
 
-An interrupted run goes on where it was.
+``OUT-rounds`` holds what each training made. An interrupted run goes on where it was.
 """
 
 import argparse
 import logging
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from comem_lmms.training.micro.common import run, write_log
+from comem_lmms.training.micro.common import in_one_line, run, write_log
 from comem_lmms.training.micro.samples import STAGES
+from comem_lmms.training.synthesis.store import MANIFEST
+from comem_lmms.training.train import RECORD
 
 from comem_lmms.encoder import FILES
+from comem_lmms.errors import UserError
 from comem_lmms.files import read_json
+from comem_lmms.fingerprints import checkpoint_fingerprint
+
+log = logging.getLogger(__name__)
 
 # Of each kind of pages: the share of held-out questions to answer right, and how often it is trained on at most.
 ENOUGH = {"short": (0.8, 3), "longer": (0.97, 4), "full": (0.0, 1)}
 HELD_OUT, ANSWERED = 256, 128  # samples
-RECORD = "training.json"
 
 
-def train_round(out: Path, name: str, vlm: str, start: str | None, seed: int, steps: int | None) -> dict[str, Any]:
-    """Makes samples and trains on them, unless that is done; returns the training's record."""
-    kind, folder = name.partition("-")[0], out / name
-    encoder, knowledge, data = (folder / part for part in ("encoder", "knowledge", "data"))
-    if not (encoder / RECORD).is_file():
-        if not data.is_dir():
-            given = ["--stage", kind, "--seed", str(seed), *(["--steps", str(steps)] if steps else [])]
-            run("comem_lmms.training.micro.samples", str(folder), *given)
+class Round(NamedTuple):
+    """One training.
+
+    Attributes:
+        folder: of its samples and its encoder.
+        stage: the kind of pages.
+        steps: of training.
+        vlm: to make memories for.
+        start: the encoder to go on from; none for the first.
+        seed: of pages and of what else is random.
+    """
+
+    folder: Path
+    stage: str
+    steps: int
+    vlm: str
+    start: Path | None
+    seed: int
+
+    @property
+    def encoder(self) -> Path:
+        """The folder of what it makes."""
+        return self.folder / "encoder"
+
+    def train(self) -> dict[str, Any]:
+        """Makes samples and trains on them, unless that is done; returns the training's record.
+
+        Raises:
+            UserError: what is there is of another seed, VLM or number of steps.
+        """
+        if not (self.encoder / RECORD).is_file():
+            self._make_samples()
+            run("comem_lmms.training.train", "--config", "micro", "--set", *self._settings())
+        record = read_json(self.encoder / RECORD)
+        self._check(record["data_manifest"])
+        if record["vlm_fingerprint"] != checkpoint_fingerprint(self.vlm):
+            raise UserError(f"{self.encoder} is for another VLM than {self.vlm}; remove {self.folder.parent}")
+        # The seed makes the samples again, and nothing goes on from the checkpoints.
+        for left in (*self.folder.glob("data*"), self.folder / "knowledge", self.encoder / "checkpoints"):
+            shutil.rmtree(left, ignore_errors=True)
+        return record
+
+    def _make_samples(self) -> None:
+        if not (self.folder / "data").is_dir():
+            given = ("--stage", self.stage, "--seed", str(self.seed), "--steps", str(self.steps))
+            run("comem_lmms.training.micro.samples", str(self.folder), *given)
+        self._check(read_json(self.folder / "data" / MANIFEST))
+
+    def _check(self, manifest: dict[str, Any]) -> None:
+        there = (manifest["seed"], manifest["stage"]["steps"])
+        if there != (self.seed, self.steps):
+            raise UserError(
+                f"{self.folder} has seed {there[0]} and {there[1]} steps, not {self.seed} and {self.steps}; remove "
+                f"{self.folder.parent}, or name another folder"
+            )
+
+    def _settings(self) -> list[str]:
+        """On the command line of the training."""
+        samples = STAGES[self.stage].samples
         settings = {
-            "pretrained": vlm,
-            "data": data,
-            "knowledge": knowledge,
-            "out": encoder,
-            "start": start or "null",
+            "pretrained": self.vlm,
+            "data": self.folder / "data",
+            "knowledge": self.folder / "knowledge",
+            "out": self.encoder,
+            "start": self.start or "null",
             "shuffle": "false",
-            "global_batch": STAGES[kind].samples,
-            "batch_size": STAGES[kind].samples,
+            "global_batch": samples,
+            "batch_size": samples,
             "eval_samples": HELD_OUT,
             "eval_answers": ANSWERED,
             "eval_every": 1000,
             "tracker": "none",
-            "seed": seed,
+            "seed": self.seed,
         }
-        run("comem_lmms.training.train", "--config", "micro", "--set", *(f"{k}={v}" for k, v in settings.items()))
-    for made in (knowledge, data):  # the seed makes them again
-        shutil.rmtree(made, ignore_errors=True)
-    return read_json(encoder / RECORD)
+        return [f"{name}={value}" for name, value in settings.items()]
+
+
+def train_rounds(out: Path, vlm: str, seed: int, steps: int | None) -> None:
+    """Trains on each kind of pages until enough is learnt, and writes the encoder and its ``training.json``.
+
+    Raises:
+        UserError: there is no such VLM, or what is there is of another seed, VLM or number of steps.
+    """
+    checkpoint_fingerprint(vlm)
+    rounds, curve = [], []
+    last: Round | None = None
+    for stage, (enough, most) in ENOUGH.items():
+        for number in range(1, most + 1):
+            last = Round(
+                out.with_name(f"{out.name}-rounds") / f"{stage}-{number}",
+                stage,
+                steps or STAGES[stage].steps,
+                vlm,
+                last and last.encoder,
+                seed + 1000 * (number - 1),  # new pages
+            )
+            record = last.train()
+            right = record["exact_matches"][-1][1]
+            rounds.append({"pages": last.folder.name, "steps": record["step"], "answers_right": round(right, 4)})
+            curve += record["losses"]
+            if right >= enough:
+                break
+            if number == most:
+                log.warning("%s pages: %.0f %% right after %d rounds, not %.0f", stage, 100 * right, most, 100 * enough)
+    out.mkdir(parents=True, exist_ok=True)
+    for name in FILES:
+        shutil.copy(last.encoder / name, out)
+    write_log(out, {"seed": seed}, curve, rounds=rounds)
 
 
 def main() -> None:
@@ -64,21 +151,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--steps", type=int, help="of each round, for a trial; default: the stage's")
     args = parser.parse_args()
-    rounds, curve, start = [], [], None
-    for stage, (enough, most) in ENOUGH.items():
-        for number in range(1, most + 1):
-            name = f"{stage}-{number}"
-            seed = args.seed + 1000 * (number - 1)  # new pages
-            record = train_round(args.out / "rounds", name, args.vlm, start, seed, args.steps)
-            start = str(args.out / "rounds" / name / "encoder")
-            right = record["exact_matches"][-1][1]
-            rounds.append({"data": name, "steps": record["step"], "answers_right": round(right, 4)})
-            curve += record["losses"]
-            if right >= enough:
-                break
-    for name in FILES:
-        shutil.copy(Path(start) / name, args.out)
-    write_log(args.out, {"seed": args.seed, "rounds": rounds}, curve)
+    with in_one_line():
+        train_rounds(args.out, args.vlm, args.seed, args.steps)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,8 @@
 
 ``OUT/knowledge`` and ``OUT/data`` are what `comem_lmms.training.train` takes. Pages are made up afresh for every step.
 The samples lie in the order of the steps: those of a step are about its own pages, the right one next to the question,
-behind others of the same step, so that each page is encoded once and read many times (``shuffle=false``).
+behind others of the same step, so that each page is encoded once and read many times (``shuffle=false``). What is held
+out shifts those behind it: then a step is about the end of one step's pages and the beginning of the next one's.
 """
 
 import argparse
@@ -15,11 +16,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from comem_lmms.training.micro import chats
-from comem_lmms.training.micro.common import training_realms
+from comem_lmms.training.micro.common import in_one_line, training_realms
 from comem_lmms.training.synthesis.store import Sample, write
 from numpy.random import RandomState
 from PIL import Image
 
+from comem_lmms.errors import UserError
 from comem_lmms.images import images_of
 from comem_lmms.knowledge import KnowledgeBase, Row
 from comem_lmms.records import KnowledgeItem
@@ -57,7 +59,7 @@ class Stage(NamedTuple):
 STAGES = {
     "short": Stage(pages=48, facts=4, questions=4, images=False, memories=(1.0,), steps=300),
     "longer": Stage(pages=32, facts=8, questions=4, images=True, memories=(1.0,), steps=400),
-    "full": Stage(pages=24, facts=12, questions=4, images=True, memories=(0.15, 0.25, 0.45, 0.15), steps=2000),
+    "full": Stage(pages=24, facts=12, questions=4, images=True, memories=(0.15, 0.25, 0.6), steps=2000),
 }
 
 
@@ -75,6 +77,8 @@ def make_samples(folder: Path, stage: Stage, seed: int) -> None:
     Raises:
         UserError: the data is there already, or cannot be written.
     """
+    if (folder / "data").exists():  # and goes with the knowledge base that is there
+        raise UserError(f"{folder / 'data'} is there already; remove it, or name another folder")
     base = KnowledgeBase.create(folder / "knowledge", map(_row, _pages(stage, seed)), stage=stage._asdict(), seed=seed)
     samples = stage.steps * stage.samples
     about = {
@@ -129,7 +133,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="of training to make samples for; default: the stage's")
     args = parser.parse_args()
     stage = STAGES[args.stage]
-    make_samples(args.out, stage._replace(steps=args.steps or stage.steps), args.seed)
+    with in_one_line():
+        make_samples(args.out, stage._replace(steps=args.steps or stage.steps), args.seed)
 
 
 if __name__ == "__main__":
