@@ -325,3 +325,26 @@ def test_processes_find_what_one_finds(base, run, tmp_path, kind):
         expected = whole.search(asked, k)
         assert (scores == expected[0]).all()
         assert (numbers == expected[1]).all()
+
+
+def test_stats_verify_what_a_base_is_searched_with(base, tmp_path, capsys):
+    folder = tmp_path / "kb"
+    shutil.copytree(base.folder, folder)
+
+    def stats(*more, status=0):
+        capsys.readouterr()
+        assert main(["kb", "stats", str(folder), *more]) == status
+        return "".join(capsys.readouterr())
+
+    assert "all as they were written: items, images, lookups, embeddings, index\n" in stats("--verify")
+    for name in ("embeddings/00000.npy", "index/index.faiss"):
+        path = folder / name
+        content = path.read_bytes()
+        path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        assert str(path) in stats("--verify", status=2)
+        path.write_bytes(content)
+    for name in ("embeddings/manifest.json", "index/index.json"):
+        about = json.loads((folder / name).read_text())
+        (folder / name).write_text(json.dumps({**about, "knowledge": "0" * 64}))
+    assert stats().count("OF ANOTHER BASE, 000000000000: 1,024 vectors") == 2
+    assert "belong to knowledge base 000000000000" in stats("--verify", status=2)
