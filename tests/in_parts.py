@@ -7,6 +7,8 @@ import gc
 import json
 import sys
 from contextlib import contextmanager
+from functools import partial
+from unittest import mock
 
 import tiny
 import torch
@@ -17,6 +19,8 @@ from comem_lmms.training.shards import shard
 from comem_lmms.training.zero3 import part
 from tiny import CHATS, ITEMS
 from torch.distributed.tensor import DTensor
+from torch.utils.checkpoint import checkpoint
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from comem_lmms.encoder import MemoryEncoder
 from comem_lmms.vlm import FrozenVLM
@@ -97,6 +101,17 @@ def counting_views(model):
         yield views
 
 
+@contextmanager
+def calling_hooks_again():
+    """Activations are computed again as transformers 5.0 does it: the layer is called again, and with it its hooks."""
+
+    def call(layer, *args, **kwargs):
+        return checkpoint(partial(torch.nn.Module.__call__, layer, **kwargs), *args, use_reentrant=False)
+
+    with mock.patch.object(GradientCheckpointingLayer, "__call__", call):
+        yield
+
+
 def compare(folder, accelerator, kind):
     encoder = make(folder)
     batch, model = batch_of(encoder, accelerator.process_index), encoder.vlm.model
@@ -118,6 +133,8 @@ def compare(folder, accelerator, kind):
         with counting_views(model) as views:
             found = {"kept": differs()}
         found["views"] = len(views)
+    with calling_hooks_again():
+        found["hooks"] = differs()
     checkpoint_activations(encoder.vlm)
     found |= {"again": differs(), "answers": encoder.vlm.generate(CHATS[:1], **some) == said}
     saved = whole - held()

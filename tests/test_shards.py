@@ -36,6 +36,7 @@ def test_every_family_in_parts(kind, tmp_path):
     for one in found:
         assert one["kept"] < 1e-6, one
         assert one["again"] < 1e-6, one
+        assert one["hooks"] < 1e-6, one
         assert one["after"] < 1e-6, one
         assert not one["views"] or one["folder"].endswith("_moe"), one
         assert one["answers"], one  # after as many tokens as the process asked for, though the other asked for more

@@ -20,7 +20,7 @@ def cut_up(
     """Cuts the frozen weights of modules up among all processes, which must use them in the same order.
 
     Args:
-        layers: what has one input with gradients, the first.
+        layers: modules whose one input with gradients is their first argument.
         inputs, outputs: token embeddings and heads; may be shared.
         device: where what each process holds is to be.
     """
@@ -48,7 +48,10 @@ def part(parameter: Tensor) -> Tensor:
 
 
 class _Uses:
-    """How often weights are in use: where a layer computes its activations again, its backward pass uses them too."""
+    """How often weights are in use: where a layer computes its activations again, its backward pass uses them too.
+
+    (Its hooks are called again then with transformers 5.0, with 5.24 they are not.)
+    """
 
     def __init__(self) -> None:
         self.counts: Counter[Any] = Counter()
