@@ -33,7 +33,7 @@ def block() -> str:
     ]
     total, cut = _frozen(model), sum(layers) + sum(ends)
     together = max(layers[0] + layers[1], *ends)
-    heads = [f"`fsdp2`, {n} processes" if n == PROCESSES[0] else str(n) for n in PROCESSES]
+    heads = [f"`fsdp2` or `zero3`, {n} processes" if n == PROCESSES[0] else str(n) for n in PROCESSES]
     rows = [
         ["GB in each process", "`ddp`", *heads],
         ["---", *["---:"] * (1 + len(PROCESSES))],

@@ -94,7 +94,7 @@ class Training:
 
     def __init__(self, settings: Settings) -> None:
         self.settings, self.out = settings, Path(settings.out)
-        self.is_sharded = take_over()
+        sharding = take_over()
         if (self.out / RECORD).is_file():
             raise UserError(f"{self.out} holds a memory encoder that is trained; give another out=")
         backbone(read_config(settings.pretrained, settings.revision).model_type)
@@ -107,13 +107,13 @@ class Training:
         self.numbers = self.data.share(train_on, settings.data_fraction, settings.seed)
         self.about = self._about(process.num_processes)
         self._check_run()
-        self.is_sharded &= process.num_processes > 1
-        self.vlm = self._load_vlm("cpu" if self.is_sharded else str(process.device))
+        sharding = sharding if process.num_processes > 1 else None
+        self.vlm = self._load_vlm("cpu" if sharding else str(process.device))
         self.accelerator = self._accelerator(passes)
         self.encoder = self._fresh_encoder()
         reader = text.load(settings.reader, self.encoder, settings.attn_implementation) if settings.reader else self.vlm
-        if self.is_sharded:
-            shard([self.vlm, reader] if settings.reader else [self.vlm], process.device)
+        if sharding:
+            shard([self.vlm, reader] if settings.reader else [self.vlm], process.device, sharding)
             self.encoder.resampler.to(process.device)
         if self.accelerator.mixed_precision == "bf16":
             leave_casting_to_autocast(self.encoder)
