@@ -5,7 +5,7 @@
 It is `comem_lmms.training.train` on one kind of pages after the other, each going on from what was learnt before. Seeds
 differ in how soon they find out how to do a thing, and what was not learnt on easy pages is not made up for on hard
 ones, so a kind is trained on again, with new pages, until enough of what is held out is answered right, or as often as
-it may be.
+it may be. Short pages are begun anew each time: a seed that finds out late, or by half, stays behind.
 
 ``OUT-rounds`` holds what each training made. An interrupted run goes on where it was.
 """
@@ -28,9 +28,23 @@ from comem_lmms.fingerprints import checkpoint_fingerprint
 
 log = logging.getLogger(__name__)
 
-# Of each kind of pages: the share of held-out questions to answer right, and how often it is trained on at most.
-ENOUGH = {"short": (0.8, 3), "longer": (0.97, 4), "full": (0.0, 1)}
-HELD_OUT, ANSWERED = 256, 128  # samples
+
+class Enough(NamedTuple):
+    """How much of a kind of pages is to be learnt.
+
+    Attributes:
+        right: share of the held-out questions to answer right.
+        most: rounds, at most.
+        anew: whether a further round begins where the first one did, not where the one before ended.
+    """
+
+    right: float
+    most: int
+    anew: bool = False
+
+
+ENOUGH = {"short": Enough(0.8, 5, anew=True), "longer": Enough(0.97, 4), "full": Enough(0.0, 1)}
+HELD_OUT, ANSWERED = 512, 256  # samples
 
 
 class Round(NamedTuple):
@@ -119,24 +133,25 @@ def train_rounds(out: Path, vlm: str, seed: int, steps: int | None) -> None:
     checkpoint_fingerprint(vlm)
     rounds, curve = [], []
     last: Round | None = None
-    for stage, (enough, most) in ENOUGH.items():
-        for number in range(1, most + 1):
+    for stage, enough in ENOUGH.items():
+        before = last and last.encoder
+        for number in range(1, enough.most + 1):
             last = Round(
                 out.with_name(f"{out.name}-rounds") / f"{stage}-{number}",
                 stage,
                 steps or STAGES[stage].steps,
                 vlm,
-                last and last.encoder,
+                before if enough.anew else last and last.encoder,
                 seed + 1000 * (number - 1),  # new pages
             )
             record = last.train()
             right = record["exact_matches"][-1][1]
             rounds.append({"pages": last.folder.name, "steps": record["step"], "answers_right": round(right, 4)})
             curve += record["losses"]
-            if right >= enough:
+            if right >= enough.right:
                 break
-            if number == most:
-                log.warning("%s pages: %.0f %% right after %d rounds, not %.0f", stage, 100 * right, most, 100 * enough)
+        else:
+            log.warning("%s pages: in the end %.0f %% are right, not %.0f", stage, 100 * right, 100 * enough.right)
     out.mkdir(parents=True, exist_ok=True)
     for name in FILES:
         shutil.copy(last.encoder / name, out)

@@ -4,8 +4,8 @@
 
 ``OUT/knowledge`` and ``OUT/data`` are what `comem_lmms.training.train` takes. Pages are made up afresh for every step.
 The samples lie in the order of the steps: those of a step are about its own pages, the right one next to the question,
-behind others of the same step, so that each page is encoded once and read many times (``shuffle=false``). What is held
-out shifts those behind it: then a step is about the end of one step's pages and the beginning of the next one's.
+behind others of the same step, so that each page is encoded once and read many times (``shuffle=false``). A step is one
+document, so whole steps are held out.
 """
 
 import argparse
@@ -116,7 +116,7 @@ def _samples(stage: Stage, seed: int) -> Iterator[Sample]:
         image = next((_png(part["url"]) for part in images_of(page.chats[0])), None)
         for (question, answer), others in zip(page.chats, page.others, strict=True):
             prompt, target = question["content"][-1]["text"], answer["content"][0]["text"]
-            yield Sample(image, prompt, target, [page.item.id, *others], TASK, number, "en")
+            yield Sample(image, prompt, target, [page.item.id, *others], TASK, number // stage.pages, "en")
 
 
 def _png(image: Image.Image) -> bytes:
