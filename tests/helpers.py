@@ -9,6 +9,8 @@ from hashlib import sha1, sha256
 from pathlib import Path
 from typing import Any, ClassVar
 
+import pytest
+from accelerate.utils import is_deepspeed_available
 from lmms_eval.api.instance import GenerationResult, Instance, TokenCounts
 from lmms_eval.api.model import lmms
 from lmms_eval.models import MODEL_REGISTRY_V2
@@ -41,6 +43,12 @@ def launched(config: str, *module: str) -> dict[str, Any]:
         "stderr": subprocess.STDOUT,
         "text": True,
     }
+
+
+def zero3(*values: Any) -> Any:
+    """Values of a test that needs DeepSpeed."""
+    reason = "DeepSpeed is not installed"
+    return pytest.param(*values, marks=pytest.mark.skipif(not is_deepspeed_available(), reason=reason))
 
 
 def indexed(base: Any, kind: str = "auto", clip: str = "micro") -> Any:

@@ -72,7 +72,7 @@ def add(commands: Any) -> None:
     stats.set_defaults(run=_stats)
 
     accelerate = commands.add_parser("accelerate-config", help="say where a configuration for accelerate launch is")
-    accelerate.add_argument("name", help="ddp or fsdp2")
+    accelerate.add_argument("name", help="ddp, fsdp2 or zero3")
     accelerate.set_defaults(run=_accelerate_config)
 
     push = commands.add_parser("push", help="upload a trained memory encoder to the Hugging Face Hub")
