@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from huggingface_hub import ModelCardData
-from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dict
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import BatchFeature
@@ -186,12 +186,7 @@ class MemoryEncoder:
         """
         about = check(folder, vlm.name, vlm.config.model_type, vlm.hidden_size)
         path = locate(folder)
-        made_for, given = about["vlm_embeddings"], vlm.embeddings_fingerprint
-        if made_for != given:
-            raise UserError(
-                f"memory encoder {folder!r} was made for {about['vlm']!r} (embeddings {made_for[:12]}), another "
-                f"checkpoint than pretrained={vlm.name!r} ({given[:12]}); give the encoder's own VLM"
-            )
+        check_vlm(folder, about, vlm)
         try:
             resampler = Resampler(ResamplerConfig(**about["resampler"]))
             resampler.load_state_dict(load_file(path / RESAMPLER))
@@ -207,8 +202,16 @@ class MemoryEncoder:
         return cls(vlm, adapted.eval(), resampler)
 
     def restore(self, folder: Path) -> None:
-        """Takes over the weights of a saved encoder of the same shape, and stays as trainable as it is."""
-        set_peft_model_state_dict(self._adapted, load_file(folder / ADAPTER))
+        """Takes over the weights of a saved encoder of the same shape, and stays as trainable as it is.
+
+        Raises:
+            ValueError: the adapter has other weights; safetensors, peft and torch raise their own for damaged files.
+        """
+        adapter = load_file(folder / ADAPTER)
+        other = adapter.keys() ^ get_peft_model_state_dict(self._adapted).keys()
+        if other:  # which peft would pass over
+            raise ValueError(f"{ADAPTER} has not the weights that belong to this VLM, e.g. {min(other)}")
+        set_peft_model_state_dict(self._adapted, adapter)
         self.resampler.load_state_dict(load_file(folder / RESAMPLER))
 
     def merged(self) -> Any:
@@ -312,10 +315,12 @@ def check(folder: str, vlm: str, model_type: str, hidden_size: int) -> dict[str,
     about = read_json(path / CONFIG) if (path / CONFIG).is_file() else {}
     for name in MERGED_FILES if is_merged(about) else FILES:
         if not (path / name).is_file():
-            raise UserError(f"no memory encoder at {folder!r}: {name} is missing; give memory_encoder=FOLDER of one")
+            raise UserError(f"no memory encoder at {folder!r}: {name} is missing; give the folder of one")
     missing = {"vlm", "vlm_embeddings", "model_type", "hidden_size", "resampler"} - set(about)
     if missing:
         raise UserError(f"memory encoder {folder!r}: {CONFIG} has no {', '.join(sorted(missing))}; copy it again")
+    if not isinstance(about["resampler"], dict):
+        raise UserError(f"memory encoder {folder!r}: resampler in {CONFIG} is no object; copy it again")
     if (about["model_type"], about["hidden_size"]) != (model_type, hidden_size):
         raise UserError(
             f"memory encoder {folder!r} was made for {about['model_type']} of hidden size {about['hidden_size']}, but "
@@ -323,3 +328,13 @@ def check(folder: str, vlm: str, model_type: str, hidden_size: int) -> dict[str,
             f"({about['vlm']}) or another memory_encoder"
         )
     return about
+
+
+def check_vlm(folder: str, about: dict[str, Any], vlm: FrozenVLM) -> None:
+    """Raises UserError if an encoder, whose configuration is ``about``, was made for another checkpoint."""
+    made_for, given = about["vlm_embeddings"], vlm.embeddings_fingerprint
+    if made_for != given:
+        raise UserError(
+            f"memory encoder {folder!r} was made for {about['vlm']!r} (embeddings {made_for[:12]}), another "
+            f"checkpoint than pretrained={vlm.name!r} ({given[:12]}); give the encoder's own VLM"
+        )

@@ -16,6 +16,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from samples import rows_of, write
 
+from comem_lmms import micro
 from comem_lmms.report import Row
 from comem_lmms.report.figures import Point
 
@@ -118,6 +119,8 @@ def test_mistakes_are_found_before_anything_is_trained(tmp_path, command):
     assert said({**good, "values": [4, 0]}, *given) == "rank=0 must be at least 1"
     assert said(good, *given, "rank=3") == "--set rank=3 is what is varied; leave it out"
     assert said(good, *given, "reader=llm").startswith("reader='llm' cannot be ablated")
+    start = ("vectors=8", "depth=4", f"start={micro.resolve('micro', 'memory_encoder')}")
+    assert "has rank=16, and 4 is asked for; change rank=" in said(good, *given, *start)
     assert said(good) == "setting 'data' is missing; write it into the file, or give --set data=..."
     assert said(good, *given, "--model_args", "top_k=10,fast") == "--model_args 'fast' is not of the form name=value"
     _, told = command("vector", *given)

@@ -167,23 +167,32 @@ def test_a_card_tells_what_was_kept_and_dropped(trained, tmp_path):
         "fingerprint": "f" * 64,
         "counts": {"okvqa_train": {"answers": 30, "kept": 20, "dropped": {"wrong": 9, "cut off": 1}}},
         "rollouts": [
-            {"model": "vanilla_rag", "model_args": {"base": "vllm", "knowledge": "/home/me/my kb/wit"}},
-            {"model": "vanilla_rag", "model_args": "base=qwen2_vl,knowledge=file:/home/me/my kb/wit"},
+            {
+                "model": "vanilla_rag",
+                "model_args": {"base": base, "knowledge": f"{scheme}/home/me/my kb/wit"},
+                "answers": {"kept": 10},
+                "fingerprints": {"kind": ["clip"]},
+            }
+            for base, scheme in (("vllm", ""), ("qwen2_vl", "file:"))
         ],
         "against": {"documents": {"okvqa": 5046}, "overlaps": {"okvqa": {"image": 2}}, "not_checked": ["oven"]},
     }
     record["settings"]["reader"] = "/home/Jane Doe/llm"
+    record["settings"]["start"] = "/home/Jane Doe/encoder"
+    record["start_fingerprint"] = "5" * 64
     for name in FILES:
         shutil.copy(trained / name, tmp_path)
     (tmp_path / "training.json").write_text(json.dumps(record))
     card = Parcel(str(tmp_path)).add_card("owner/mine", None, None)
     for part in (
         "okvqa_train: 20 of 30 answers kept, 9 wrong, 1 cut off",
-        "vanilla_rag base=qwen2_vl,knowledge=wit; vanilla_rag {'base': 'vllm', 'knowledge': 'wit'}",
+        "10 vanilla_rag (base=vllm, knowledge=wit), 10 vanilla_rag (base=qwen2_vl, knowledge=wit)",
         "compared with 5046 documents of okvqa: 2 image",
         "NOT compared with oven",
         "comem-lmms merge owner/mine MERGED --layout reference",
         "memory_encoder=MERGED,reader=llm,",
+        "It went on from another memory encoder",
+        f"- start: `{'5' * 64}`",
     ):
         assert part in card, part
     assert not any(part in card for part in ("/home", "Jane", "my kb"))

@@ -22,7 +22,8 @@ from typing import Any
 from urllib.parse import quote
 
 import yaml
-from comem_lmms.training.settings import FREE, Settings, find_yaml, load, read_yaml
+from comem_lmms.training.settings import DEFAULTS, FREE, Settings, find_yaml, load, read_yaml
+from comem_lmms.training.start import check_start
 from comem_lmms.training.train import RECORD, fingerprints_of, open_data
 
 from comem_lmms import micro
@@ -150,6 +151,8 @@ def variants(ablation: Ablation, base: str, overrides: Sequence[str]) -> list[Va
             raise UserError(
                 f"reader={settings.reader!r} cannot be ablated: its encoders are merged before use; leave it out"
             )
+        if settings.start:
+            check_start(settings)
         found.append(Variant(value, settings))
     return found
 
@@ -213,7 +216,7 @@ def _train(variant: Variant, launch: str) -> None:
     """Trains what is not trained yet, or goes on."""
     wanted = asdict(variant.settings)
     if (record := variant.record) is not None:
-        _check(variant, record["settings"], wanted)
+        _check(variant, {**DEFAULTS, **record["settings"]}, wanted)
         _check(variant, record, fingerprints_of(variant.settings, open_data(variant.settings)))
         return
     variant.folder.mkdir(parents=True, exist_ok=True)

@@ -49,6 +49,11 @@ def steps(numbers: Sequence[int], lengths: Sequence[int], size: int, seed: int, 
     return [full[i] for i in rng.permutation(len(full))] + rest
 
 
+def in_order(numbers: Sequence[int], size: int) -> list[list[int]]:
+    """The samples of each step of an epoch, in the order they are in."""
+    return [list(numbers[first : first + size]) for first in range(0, len(numbers), size)]
+
+
 def share(batch: Sequence[int], size: int, process: int, processes: int, passes: int) -> list[list[int]]:
     """What a process takes of a step, ``size`` at a time, in ``passes`` turns; the last may be empty."""
     starts = [(turn * processes + process) * size for turn in range(passes)]

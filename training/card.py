@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 POINTS = 10  # of a curve in the card
 # Settings that name folders, which others do not have, or do not change a weight.
-OWN = {"data", "knowledge", "pretrained", *FREE}
+OWN = {"data", "knowledge", "pretrained", "start", *FREE}
 
 
 def make_card(
@@ -89,6 +89,8 @@ def _training(record: Mapping[str, Any]) -> Iterator[str]:
         f"{record['step']} steps on {record['samples']} samples, {record['tokens']:,} tokens read"
         f"{f'; {left_out} samples were left out' if left_out else ''}. Loss: mean cross-entropy of the answers' tokens."
     )
+    if record.get("start_fingerprint"):
+        yield "It went on from another memory encoder (start, below), so this is the last part of what it learnt."
     yield "\n".join(curve(record))
     settings = {name: value for name, value in record["settings"].items() if name not in OWN and value is not None}
     yield f"```yaml\n{yaml.safe_dump(settings, sort_keys=False)}processes: {record['processes']}\n```"
@@ -180,7 +182,7 @@ def _names(result: Result, folder: Path) -> bool:
 
 def _identity(record: Mapping[str, Any], identity: str) -> Iterator[str]:
     versions = ", ".join(f"{name} {number}" for name, number in record.get("versions", {}).items())
-    parts = ("data", "knowledge", "vlm", "reader")
+    parts = ("data", "knowledge", "vlm", "reader", "start")
     told = {part: record.get(f"{part}_fingerprint") for part in parts}
     lines = [f"- {part}: `{value}`" for part, value in {"memory encoder": identity, **told}.items() if value]
     yield "\n".join([*([f"- {versions}"] if versions else []), *lines])

@@ -12,6 +12,7 @@ from typing import Any, get_args, get_type_hints
 import yaml
 
 from comem_lmms.errors import UserError, one_line
+from comem_lmms.resampler import ResamplerConfig
 
 PRESETS = Path(__file__).parent / "configs"
 ACCELERATE = PRESETS / "accelerate"  # how `accelerate launch` is to start several processes
@@ -30,6 +31,8 @@ class Settings:
         data: folder of the training data.
         knowledge: folder of the knowledge base that the data was made with, or ``micro``.
         out: folder of the memory encoder to make; a training that was interrupted there goes on.
+        start: a memory encoder to go on from, as a training makes it (not merged): a folder, or a Hub id. What it was
+            trained on may have been easier data, or another's.
         revision: of the VLM on the Hub.
         reader: a text LLM that answers in the VLM's place (paper, Table 5).
         dtype: of the frozen weights: "auto" (the checkpoint's), "bfloat16" or "float32". What learns is float32 always.
@@ -48,6 +51,8 @@ class Settings:
         warmup: share of the steps in which it rises.
         weight_decay: not on biases and norms.
         clip: the largest norm of the gradient.
+        shuffle: whether samples come in an order that the seed fixes, those of like length together; else in that of
+            the data, which may go from easy to hard, or have samples of a step share items: each is encoded once.
         global_batch: samples a step, over all processes.
         batch_size: samples a process takes at a time; the rest of the global batch is accumulated.
         activation_checkpointing: compute activations again in the backward pass instead of keeping them.
@@ -64,6 +69,7 @@ class Settings:
     data: str
     knowledge: str
     out: str
+    start: str | None = None
     revision: str | None = None
     reader: str | None = None
     dtype: str = "bfloat16"
@@ -86,6 +92,7 @@ class Settings:
     warmup: float = 0.03
     weight_decay: float = 0.1
     clip: float = 3.0
+    shuffle: bool = True
     global_batch: int = 16
     batch_size: int = 1
     activation_checkpointing: bool = True
@@ -120,6 +127,27 @@ class Settings:
                 f"global_batch={self.global_batch} is no multiple of batch_size={self.batch_size}; change one of them"
             )
 
+    def resampler(self, width: int) -> ResamplerConfig:
+        """The shape of the resampler for a VLM of that width.
+
+        Raises:
+            UserError: its heads cannot share the width.
+        """
+        if width % self.heads:
+            raise UserError(
+                f"heads={self.heads} does not divide the width of {self.pretrained!r}, {width}; give a divisor"
+            )
+        return ResamplerConfig(
+            dim=width,
+            input_dim=width,
+            n_vectors=self.vectors,
+            depth=self.depth,
+            heads=self.heads,
+            dim_head=width // self.heads,
+            init_std=self.init_std,
+            init_scale=self.init_scale,
+        )
+
     def passes(self, processes: int) -> int:
         """How often each process takes ``batch_size`` samples in a step.
 
@@ -138,6 +166,10 @@ class Settings:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise UserError(f"{name}={value} must be at least {least}")
+
+
+# Also of a training that was begun before there was such a setting.
+DEFAULTS = {field.name: field.default for field in fields(Settings) if field.default is not MISSING}
 
 
 def load(config: str, overrides: Sequence[str] = (), values: Mapping[str, Any] | None = None) -> Settings:

@@ -22,7 +22,7 @@ from accelerate import Accelerator, DistributedDataParallelKwargs, PartialState
 from accelerate.tracking import get_available_trackers
 from accelerate.utils import gather_object, set_seed
 from comem_lmms.training import text
-from comem_lmms.training.batches import NO_QUESTION, Batch, Collator, ahead, share, spread, steps
+from comem_lmms.training.batches import NO_QUESTION, Batch, Collator, ahead, in_order, share, spread, steps
 from comem_lmms.training.checkpoints import Checkpoints, Progress
 from comem_lmms.training.data import TrainingData
 from comem_lmms.training.learning import (
@@ -32,8 +32,9 @@ from comem_lmms.training.learning import (
     leave_casting_to_autocast,
     parameter_groups,
 )
-from comem_lmms.training.settings import FREE, Settings, load
+from comem_lmms.training.settings import DEFAULTS, FREE, Settings, load
 from comem_lmms.training.shards import shard, take_over
+from comem_lmms.training.start import check_start, go_on_from
 from comem_lmms.training.watch import Watch
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
@@ -42,12 +43,12 @@ from transformers import get_cosine_schedule_with_warmup
 from comem_lmms import micro
 from comem_lmms.backbones import backbone
 from comem_lmms.encoder import MemoryEncoder
+from comem_lmms.encoder import fingerprint as encoder_fingerprint
 from comem_lmms.errors import UserError, one_line
 from comem_lmms.files import read_json, sync, write_json
 from comem_lmms.fingerprints import checkpoint_fingerprint
 from comem_lmms.knowledge import KnowledgeBase
 from comem_lmms.reference.reading import ReferenceEncoder
-from comem_lmms.resampler import ResamplerConfig
 from comem_lmms.scoring.exact import exact_match
 from comem_lmms.scoring.extraction import extract
 from comem_lmms.vlm import FrozenVLM, read_config
@@ -84,6 +85,7 @@ def fingerprints_of(settings: Settings, data: TrainingData) -> dict[str, str | N
         "knowledge_fingerprint": data.knowledge.fingerprint,
         "vlm_fingerprint": checkpoint_fingerprint(settings.pretrained, settings.revision),
         "reader_fingerprint": checkpoint_fingerprint(settings.reader) if settings.reader else None,
+        "start_fingerprint": encoder_fingerprint(settings.start) if settings.start else None,
     }
 
 
@@ -92,10 +94,12 @@ class Training:
 
     def __init__(self, settings: Settings) -> None:
         self.settings, self.out = settings, Path(settings.out)
-        self.is_sharded = take_over()
+        sharding = take_over()
         if (self.out / RECORD).is_file():
             raise UserError(f"{self.out} holds a memory encoder that is trained; give another out=")
         backbone(read_config(settings.pretrained, settings.revision).model_type)
+        if settings.start:
+            check_start(settings)
         process = PartialState(cpu=not torch.cuda.is_available())
         passes = settings.passes(process.num_processes)
         self.data = open_data(settings)
@@ -103,13 +107,13 @@ class Training:
         self.numbers = self.data.share(train_on, settings.data_fraction, settings.seed)
         self.about = self._about(process.num_processes)
         self._check_run()
-        self.is_sharded &= process.num_processes > 1
-        self.vlm = self._load_vlm("cpu" if self.is_sharded else str(process.device))
+        sharding = sharding if process.num_processes > 1 else None
+        self.vlm = self._load_vlm("cpu" if sharding else str(process.device))
         self.accelerator = self._accelerator(passes)
         self.encoder = self._fresh_encoder()
         reader = text.load(settings.reader, self.encoder, settings.attn_implementation) if settings.reader else self.vlm
-        if self.is_sharded:
-            shard([self.vlm, reader] if settings.reader else [self.vlm], process.device)
+        if sharding:
+            shard([self.vlm, reader] if settings.reader else [self.vlm], process.device, sharding)
             self.encoder.resampler.to(process.device)
         if self.accelerator.mixed_precision == "bf16":
             leave_casting_to_autocast(self.encoder)
@@ -259,8 +263,12 @@ class Training:
 
     def _plan(self) -> list[list[int]]:
         """The samples of every step."""
-        s, lengths = self.settings, [self.data.length(number) for number in self.numbers]
-        epochs = (steps(self.numbers, lengths, s.global_batch, s.seed, epoch) for epoch in range(s.epochs))
+        s = self.settings
+        if s.shuffle:
+            lengths = [self.data.length(number) for number in self.numbers]
+            epochs = [steps(self.numbers, lengths, s.global_batch, s.seed, epoch) for epoch in range(s.epochs)]
+        else:
+            epochs = [in_order(self.numbers, s.global_batch)] * s.epochs
         return [step for epoch in epochs for step in epoch][: s.max_steps]
 
     def _load_vlm(self, device: str) -> FrozenVLM:
@@ -272,24 +280,15 @@ class Training:
         return text.as_the_reference(vlm, s.reader, s.revision) if s.reader else vlm
 
     def _fresh_encoder(self) -> MemoryEncoder:
-        s, width = self.settings, self.vlm.hidden_size
-        if width % s.heads:
-            raise UserError(f"heads={s.heads} does not divide the width of {s.pretrained!r}, {width}; give a divisor")
-        shape = ResamplerConfig(
-            dim=width,
-            input_dim=width,
-            n_vectors=s.vectors,
-            depth=s.depth,
-            heads=s.heads,
-            dim_head=width // s.heads,
-            init_std=s.init_std,
-            init_scale=s.init_scale,
-        )
+        s = self.settings
+        shape = s.resampler(self.vlm.hidden_size)
         set_seed(s.seed)
         kind = ReferenceEncoder if s.reader else MemoryEncoder
         encoder = kind.create(self.vlm, shape, s.rank, s.alpha, s.dropout)
         # Steps as small as these are lost in bfloat16; peft keeps the adapter in float32 as well.
         encoder.resampler.float()
+        if s.start:
+            go_on_from(s, encoder)
         set_seed(s.seed, device_specific=True)  # of dropout
         return encoder
 
@@ -324,7 +323,7 @@ class Training:
             return
         before = read_json(self.out / RUN)
         flat = [
-            {**a.get("settings", {}), **{k: a.get(k) for k in self.about if k != "settings"}}
+            {**DEFAULTS, **a.get("settings", {}), **{k: a.get(k) for k in self.about if k != "settings"}}
             for a in (before, self.about)
         ]
         for name in flat[1]:
