@@ -115,6 +115,9 @@ def test_right_answers_of_a_rollout_become_samples(run, rollouts, questions, kno
     assert manifest["rollouts"][0]["fingerprints"]["kind"] == ["clip"]
     assert manifest["rollouts"][1]["model_args"] == {"retrieval": "wrong", "top_k": 2}
     assert f"microseek: {len(kept)} of {told['answers']} answers kept, {len(wrong)} wrong" in said
+    guessed = len(kept) - len(seen)
+    assert f"answered by {len(seen)} vanilla_rag, {guessed} vanilla_rag (retrieval=wrong, top_k=2)\n" in said
+    assert (f"NOT under vanilla RAG, or with wrong items: {guessed} of these" in said) == (guessed > 0)
     # None of the eight benchmarks is here, and that is said of each.
     assert set(manifest["against"]["not_checked"]) == {n for n in sources.SOURCES if not n.endswith("_train")}
     assert "NOT compared with infoseek, infoseek_paper" in said
@@ -124,9 +127,19 @@ def test_right_answers_of_a_rollout_become_samples(run, rollouts, questions, kno
     assert again.strip() in said
 
 
-def test_all_answers_can_be_kept(rollouts, tmp_path, evaluation):
+def test_all_answers_can_be_kept(rollouts, tmp_path, evaluation, capsys):
     data = made(tmp_path / "all", rollouts / "wrong", "--keep", "all", *evaluation)
     assert len(data) == counts(data)["kept"] == ASKED
+    assert f"NOT under vanilla RAG, or with wrong items: {ASKED} of these answers\n" in capsys.readouterr().out
+
+
+def test_answers_of_another_method_are_told_of(rollouts, tmp_path, evaluation, capsys):
+    copy = shutil.copytree(rollouts / "right", tmp_path / "comem")
+    (result,) = copy.rglob("*_results.json")
+    result.write_text(result.read_text().replace('"model": "vanilla_rag"', '"model": "comem"'))
+    data = made(tmp_path / "data", copy, *evaluation)
+    said = capsys.readouterr().out
+    assert f"answered by {len(data)} comem\nNOT under vanilla RAG, or with wrong items: {len(data)} of" in said
 
 
 def test_several_answers_to_a_question(rollouts, tmp_path, evaluation):

@@ -1,5 +1,6 @@
 """What training data is made of: a manifest in, lines for people out."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -36,16 +37,26 @@ def _origin(manifest: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _selection(manifest: Mapping[str, Any]) -> Iterator[str]:
-    models = sorted({f"{one['model']} {one['model_args']}" for one in manifest["rollouts"]})
     for task, counted in manifest["counts"].items():
         yield f"{task}: {counted['kept']} of {counted['answers']} answers kept{_listed(counted['dropped'])}"
-    yield f"answered by {'; '.join(models)}"
+    kept: Counter[str] = Counter()
+    for one in manifest["rollouts"]:
+        given = ", ".join(f"{name}={value}" for name, value in one["model_args"].items())
+        kept[one["model"] + (f" ({given})" if given else "")] += one["answers"].get("kept", 0)
+    yield f"answered by{_listed(kept)[1:]}"
+    if odd := [one for one in manifest["rollouts"] if one["answers"].get("kept") and not _is_rag(one)]:
+        number = sum(one["answers"]["kept"] for one in odd)
+        yield f"NOT under vanilla RAG, or with wrong items: {number} of these answers"
     against = manifest["against"]
     for task, number in against["documents"].items():
         found = {way: n for way, n in against["overlaps"][task].items() if n}
         yield f"compared with {number} documents of {task}: {_listed(found)[2:] or 'no overlap'}"
     if against["not_checked"]:
         yield f"NOT compared with {', '.join(against['not_checked'])}, whose data was not ready"
+
+
+def _is_rag(rollout: Mapping[str, Any]) -> bool:
+    return rollout["model"] == "vanilla_rag" and "wrong" not in rollout["fingerprints"].get("kind", ())
 
 
 def _listed(counts: Mapping[str, int]) -> str:
