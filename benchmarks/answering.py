@@ -70,6 +70,7 @@ class Shape:
     batch: int
     new_tokens: int
     dtype: torch.dtype = torch.bfloat16
+    tied: bool = True  # the head's weights are the embeddings'
 
 
 SHAPES = {
@@ -87,6 +88,7 @@ SHAPES = {
         questions=64,
         batch=16,
         new_tokens=32,
+        tied=False,
     ),
     "3b": Shape(
         text={
@@ -246,6 +248,7 @@ def make_vlm(name: str, device: torch.device) -> FrozenVLM:
     for key, value in shape.vision.items():
         setattr(config.vision_config, key, value)
     config.vision_config.fullatt_block_indexes = FULL_ATTENTION[name]
+    config.tie_word_embeddings = config.text_config.tie_word_embeddings = shape.tied
     torch.manual_seed(0)
     with device:
         model = AutoModelForImageTextToText.from_config(config, dtype=shape.dtype)
