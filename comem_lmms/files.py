@@ -23,6 +23,15 @@ log = logging.getLogger(__name__)
 LOCK = ".comem-lmms.lock"  # in a folder that a process is at work in
 
 
+def readable_size(number: float) -> str:
+    """Bytes for people: three digits and a unit."""
+    for unit in ("B", "kB", "MB"):
+        if number < 999.5:
+            return f"{number:.3g} {unit}"
+        number /= 1000
+    return f"{number:.3g} GB" if number < 999.5 else f"{number:,.0f} GB"
+
+
 def read_json(path: Path, *needed: str) -> dict[str, Any]:
     """The object in a JSON file, with all fields that are needed.
 

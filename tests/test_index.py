@@ -179,14 +179,14 @@ def test_what_faiss_cannot_make_is_one_line(base, kind):
 @pytest.mark.parametrize(
     ("n", "memory", "device", "factory", "why"),
     [
-        (1000, 1, "cpu", "SQfp16", "1,000 vectors are few enough and take 0.00154 GB"),
-        (1_000_000, 4, "cpu", "IVF4000,SQfp16", "exact search over 1,000,000 vectors is slow; this takes 1.56 of 4 GB"),
+        (1000, 1, "cpu", "SQfp16", "1,000 vectors are few enough and take 1.54 MB"),
+        (1_000_000, 4, "cpu", "IVF4000,SQfp16", "over 1,000,000 vectors is slow; this takes 1.56 GB of 4 GB"),
         (1_000_000, 4, "cuda", "SQfp16", "take 1.54 GB"),
-        (11_500_000, 16, "cuda", "IVF13564,SQ8", "takes 17.7 GB; this takes 8.97 of 16 GB, and compares"),
-        (11_500_000, 24, "cpu", "IVF13564,SQfp16", "is slow; this takes 17.8 of 24 GB"),
-        (11_500_000, 4, "cpu", "IVF13564,PQ192np", "takes 17.7 GB; this takes 2.34 of 4 GB"),
+        (11_500_000, 16, "cuda", "IVF13564,SQ8", "takes 17.7 GB; this takes 8.97 GB of 16 GB, and compares"),
+        (11_500_000, 24, "cpu", "IVF13564,SQfp16", "is slow; this takes 17.8 GB of 24 GB"),
+        (11_500_000, 4, "cpu", "IVF13564,PQ192np", "takes 17.7 GB; this takes 2.34 GB of 4 GB"),
         (11_500_000, 4, "cpu", "IVF13564,PQ192np", "compares what it finds with the embeddings on disk"),
-        (1000, 0.001, "cpu", "IVF25,SQ8", "takes 0.00154 GB"),
+        (1000, 0.001, "cpu", "IVF25,SQ8", "takes 1.54 MB"),
     ],
 )
 def test_choice_goes_by_number_and_memory(n, memory, device, factory, why):
@@ -325,3 +325,26 @@ def test_processes_find_what_one_finds(base, run, tmp_path, kind):
         expected = whole.search(asked, k)
         assert (scores == expected[0]).all()
         assert (numbers == expected[1]).all()
+
+
+def test_stats_verify_what_a_base_is_searched_with(base, tmp_path, capsys):
+    folder = tmp_path / "kb"
+    shutil.copytree(base.folder, folder)
+
+    def stats(*more, status=0):
+        capsys.readouterr()
+        assert main(["kb", "stats", str(folder), *more]) == status
+        return "".join(capsys.readouterr())
+
+    assert "all as they were written: items, images, lookups, embeddings, index\n" in stats("--verify")
+    for name in ("embeddings/00000.npy", "index/index.faiss"):
+        path = folder / name
+        content = path.read_bytes()
+        path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        assert str(path) in stats("--verify", status=2)
+        path.write_bytes(content)
+    for name in ("embeddings/manifest.json", "index/index.json"):
+        about = json.loads((folder / name).read_text())
+        (folder / name).write_text(json.dumps({**about, "knowledge": "0" * 64}))
+    assert stats().count("OF ANOTHER BASE, 000000000000: 1,024 vectors") == 2
+    assert "belong to knowledge base 000000000000" in stats("--verify", status=2)

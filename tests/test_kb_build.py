@@ -289,9 +289,44 @@ def test_other_options_or_another_file_do_not_go_on_with_a_build(tmp_path):
     os.utime(tmp_path / "rows.jsonl", ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
     with pytest.raises(UserError, match="was begun with files="):
         build(sources.find(str(tmp_path / "rows.jsonl")), tmp_path / "kb")
-    assert build(source, tmp_path / "kb")["items"] == 20
-    with pytest.raises(UserError, match="holds a finished knowledge base"):
-        build(source, tmp_path / "kb")
+    made = build(source, tmp_path / "kb")
+    assert made["items"] == 20
+    assert build(source, tmp_path / "kb") == json.loads(json.dumps(made))
+    with pytest.raises(UserError, match="holds a finished knowledge base with min_text=None, not 3; remove it"):
+        build(source, tmp_path / "kb", Options(Filters(min_text=3)))
+
+
+def test_the_first_rows_of_each_file_wherever_it_is_interrupted(tmp_path):
+    for name, rows in (("a", 7), ("b", 2), ("c", 5)):
+        lines = [json.dumps({"id": f"{name}{i}", "text": f"text {i}"}) for i in range(rows)]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines))
+    source = sources.find(str(tmp_path), rows=3)
+    whole = list(source.read())
+    ids = [one.found.id for one in whole]
+    assert ids == ["a0", "a1", "a2", "b0", "b1", "c0", "c1", "c2"]
+    for i, one in enumerate(whole):
+        assert [later.found.id for later in source.read(one.position)] == ids[i + 1 :]
+    assert build(source, tmp_path / "kb", chunk=2)["options"]["rows"] == 3
+    with pytest.raises(UserError, match="with rows=3, not None"):
+        build(sources.find(str(tmp_path)), tmp_path / "kb")
+    with pytest.raises(UserError, match="--rows 0 must be at least 1"):
+        sources.find(str(tmp_path), rows=0)
+
+
+def test_without_images_filters_go_by_what_the_source_tells_of_them(world, tmp_path):
+    _, folder, *_ = world
+    asked = Filters(image_type=("png",))
+    made = build(sources.find(str(folder / "wit")), tmp_path / "kb", Options(asked, images=False))
+    assert made["images"] == 0
+    assert made["left_out"]["image_type"] > 0
+
+
+def test_files_of_others_are_left_alone(tmp_path):
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"text": "one"}))
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(UserError, match=r"holds no knowledge base, but rows.jsonl; name a new folder"):
+        build(sources.find(str(tmp_path / "rows.jsonl")), tmp_path)
+    assert sorted(tmp_path.iterdir()) == before
 
 
 def test_the_command(tmp_path, run):
@@ -301,7 +336,12 @@ def test_the_command(tmp_path, run):
         "\n".join(map(json.dumps, [*rows, {"text": ""}, {"text": "x", "language": "de"}]))
     )
     command = ("comem-lmms", "kb", "build", "--source", str(tmp_path / "rows.jsonl"), "--out", "kb", "--language", "en")
-    assert "kb: 3 items and 1 images of 5 rows; filters left out 1, rejects.jsonl has 1" in run(*command).stdout
+    made = run(*command).stdout
+    assert "kb: 3 items and 1 images of 5 rows; filters left out 1, rejects.jsonl has 1" in made
+    assert run(*command).stdout == made  # it is there
+    none = run(*command[:-3], "kb0", "--language", "xx", check=False)
+    assert none.returncode == 1
+    assert "comem-lmms: no row became an item; see rejects.jsonl and the filters\n" in none.stdout
     told = run("comem-lmms", "kb", "stats", "kb", "--verify").stdout
     for line in (
         *("items                3, 3 with an image", "languages            1: en 3", "types of images      png 1"),
@@ -311,7 +351,11 @@ def test_the_command(tmp_path, run):
             "rejects              no_text 1",
             "shorter side, pixels 16 to 16, median 16",
         ),
-        *("characters of a text 6 to 6, median 6", "files                all as they were written", "fingerprint"),
+        *(
+            "characters of a text 6 to 6, median 6",
+            "files                all as they were written: items, images, lookups",
+            "fingerprint",
+        ),
     ):
         assert line in told
     for more, word in (

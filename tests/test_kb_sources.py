@@ -248,7 +248,7 @@ def test_wit_base_from_the_hub(tmp_path, run):
     assert not list((tmp_path / "data").rglob("*.parquet"))  # 300 GB in all
 
 
-# A build that is killed just before the chunk of that number counts.
+# A build that is killed just before or just after the chunk of that number counts.
 KILLED = """
 import os, signal, sys
 from itertools import count
@@ -258,25 +258,28 @@ from comem_lmms.knowledge import Writer, build, sources
 number, commit = count(), Writer.commit
 
 def killed(self, *told):
-    if next(number) == int(sys.argv[2]):
+    now = next(number) == int(sys.argv[2])
+    if not (now and sys.argv[3] == "before"):
+        commit(self, *told)
+    if now:
         os.kill(os.getpid(), signal.SIGKILL)
-    commit(self, *told)
 
 Writer.commit = killed
 build(sources.find("wit_base"), Path(sys.argv[1]), chunk=6)
 """
 
 
+@pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("chunk", range(5))
-def test_a_file_of_wit_base_is_downloaded_once_whenever_the_build_is_killed(tmp_path, run, chunk):
+def test_a_file_of_wit_base_is_downloaded_once_whenever_the_build_is_killed(tmp_path, run, chunk, when):
     """Of 9 rows each, so a chunk of 6 ends within the first file, and the third with the second."""
     wit_base(tmp_path / "0", as_lists=True)
     files = {f"train-{i}.parquet": (tmp_path / "0").read_bytes() for i in range(3)}
     with hosting() as host:
         environment = publish(host, "wikimedia/wit_base", "a" * 40, files) | {"COMEM_DATA": str(tmp_path / "data")}
         command = ("python", "-c", KILLED, str(tmp_path / "kb"))
-        assert run(*command, str(chunk), check=False, **environment).returncode == -9
-        run(*command, "-1", **environment)
+        assert run(*command, str(chunk), when, check=False, **environment).returncode == -9
+        run(*command, "-1", when, **environment)
         resolve = f"/datasets/wikimedia/wit_base/resolve/{'a' * 40}"
         asked = Counter(path for path, _ in host.requests if path.startswith(resolve))
     assert asked == {f"{resolve}/{name}": 2 for name in files}  # HEAD and GET

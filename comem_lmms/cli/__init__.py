@@ -18,6 +18,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; 0 if it succeeded, 1 if it finds something lacking, 2 if the user has to change something (said
     in one line)."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger("huggingface_hub").propagate = False  # it has a handler of its own
     arguments = _parser().parse_args(argv)
     try:
         return arguments.run(arguments) or 0

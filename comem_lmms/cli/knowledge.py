@@ -4,11 +4,15 @@ import argparse
 import os
 import sys
 import time
+import warnings
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from comem_lmms.errors import UserError
 from comem_lmms.files import read_json
+
+if TYPE_CHECKING:
+    from comem_lmms.knowledge import KnowledgeBase
 
 INTERRUPTED = 130
 
@@ -26,6 +30,7 @@ def add(commands: Any) -> None:
     build.add_argument(
         "--shards", metavar="N-M", help="of wit and wit_base: which files, e.g. 0-9 or 0,2; default: all"
     )
+    build.add_argument("--rows", type=int, metavar="N", help="of each file, the first N at most; default: all")
     build.add_argument("--revision", metavar="COMMIT", help="of wit_base on the Hub; default: the newest")
     build.add_argument("--language", type=_names, default=(), metavar="CODES", help="keep these, e.g. en,fr")
     build.add_argument("--image-type", type=_names, default=(), metavar="TYPES", help="keep these, e.g. jpeg,png")
@@ -74,6 +79,8 @@ def _names(given: str) -> tuple[str, ...]:
 
 
 def _build(arguments: argparse.Namespace) -> int | None:
+    from PIL import Image
+
     from comem_lmms.data.http import Client
     from comem_lmms.knowledge import Filters, Options, addresses, build, pictures, sources
 
@@ -89,7 +96,9 @@ def _build(arguments: argparse.Namespace) -> int | None:
     client = Client(arguments.contact, pause=1 / arguments.rate, tries=4, timeout=30.0, limit=pictures.MOST_BYTES)
     if arguments.source == "wit" and options.images and client.contact is None:
         raise UserError("the images of wit are Wikimedia's, which wants to know whom it serves; give --contact MAIL")
-    source = sources.find(arguments.source, arguments.shards, Client(arguments.contact), arguments.revision)
+    client_of_files = Client(arguments.contact)
+    source = sources.find(arguments.source, arguments.shards, client_of_files, arguments.revision, arguments.rows)
+    warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # such images are rejects
     try:
         manifest = build(source, arguments.out, options, client, arguments.connections)
     except KeyboardInterrupt:
@@ -100,6 +109,9 @@ def _build(arguments: argparse.Namespace) -> int | None:
         f"{arguments.out}: {manifest['items']:,} items and {manifest['images']:,} images of {manifest['rows']:,} rows; "
         f"filters left out {left_out:,}, rejects.jsonl has {rejects:,}"
     )
+    if not manifest["items"]:
+        print("comem-lmms: no row became an item; see rejects.jsonl and the filters", file=sys.stderr)
+        return 1
     return None
 
 
@@ -141,13 +153,16 @@ def _index(arguments: argparse.Namespace) -> None:
     )
 
 
-def _search_stats(folder: Path) -> dict[str, str]:
+def _search_stats(knowledge: "KnowledgeBase") -> dict[str, str]:
     """What there is to search the base with, as its own files say."""
+    folder = knowledge.folder
     told = dict.fromkeys(("embeddings", "index"), "none")
     for name, file in (("embeddings", "manifest.json"), ("index", "index.json")):
         if (path := folder / name / file).is_file():
             about = read_json(path)
             told[name] = f"{about['images']:,} vectors of {about['dimension']} dimensions by {about['clip']}"
+            if about.get("knowledge") != knowledge.fingerprint:
+                told[name] = f"OF ANOTHER BASE, {str(about.get('knowledge'))[:12]}: {told[name]}"
             if name == "index":
                 told[name] += f", {about['factory']}, recall@10 {about['recall_at_10']:.4f}"
     return told
@@ -158,9 +173,23 @@ def _stats(arguments: argparse.Namespace) -> None:
     from comem_lmms.knowledge.stats import stats
 
     knowledge = KnowledgeBase.open(arguments.folder)
-    if arguments.verify:
-        knowledge.verify()
-    told = stats(knowledge) | _search_stats(knowledge.folder)
+    verified = _verify(knowledge) if arguments.verify else []
+    told = stats(knowledge) | _search_stats(knowledge)
     print("\n".join(f"{name:<20} {value}" for name, value in told.items()))
-    if arguments.verify:
-        print(f"{'files':<20} all as they were written")
+    if verified:
+        print(f"{'files':<20} all as they were written: {', '.join(verified)}")
+
+
+def _verify(knowledge: "KnowledgeBase") -> list[str]:
+    """Reads all files of a base and of what it is searched with; returns what there is."""
+    from comem_lmms.retrieval import Embeddings, Index
+
+    knowledge.verify()
+    verified = ["items", "images", "lookups"]
+    if (knowledge.folder / "embeddings" / "manifest.json").is_file():
+        Embeddings.open(knowledge).verify()
+        verified.append("embeddings")
+    if (knowledge.folder / "index" / "index.json").is_file():
+        Index.verify(knowledge)
+        verified.append("index")
+    return verified

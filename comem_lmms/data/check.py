@@ -9,6 +9,7 @@ from comem_lmms.data import hub, lock, places, store
 from comem_lmms.data.prepare import located, read
 from comem_lmms.data.sources import File, Images, Source
 from comem_lmms.errors import UserError
+from comem_lmms.files import readable_size
 
 State = Literal["ready", "partly", "missing"]
 
@@ -38,7 +39,7 @@ class Status(NamedTuple):
             self.state,
             f"{self.documents:,}/{_number(self.published)}",
             "inside" if self.images_needed == 0 else f"{self.images:,}/{_number(self.images_needed)}",
-            _bytes(self.on_disk),
+            readable_size(self.on_disk),
             self._cost,
             "-" if self.state == "ready" else self.command,
         )
@@ -46,8 +47,8 @@ class Status(NamedTuple):
     @property
     def _cost(self) -> str:
         if self.at_least:
-            return f"> {_bytes(self.to_download)}" if self.to_download else "unknown"
-        return _bytes(self.to_download) if self.to_download else "-"
+            return f"> {readable_size(self.to_download)}" if self.to_download else "unknown"
+        return readable_size(self.to_download) if self.to_download else "-"
 
 
 def check(sources: Iterable[Source]) -> list[Status]:
@@ -174,11 +175,3 @@ def _begun(file: File) -> int:
 
 def _number(value: int | None) -> str:
     return "?" if value is None else f"{value:,}"
-
-
-def _bytes(number: float) -> str:
-    for unit in ("B", "kB", "MB"):
-        if number < 1000:
-            return f"{number:.0f} {unit}"
-        number /= 1000
-    return f"{number:.1f} GB"

@@ -47,7 +47,17 @@ class Missing(Refused):
 
 
 class Unreachable(UserError):
-    """No attempt brought the file, in ways that pass: no network, a host that is busy or hangs up."""
+    """No attempt brought the file, in ways that pass: no network, a host that is busy or hangs up.
+
+    Args:
+        why: what happened, and how often.
+    """
+
+    def __init__(self, url: str, why: str) -> None:
+        super().__init__(
+            f"cannot download {url} ({why}); check the network and run it again, what was downloaded is kept"
+        )
+        self.why = why
 
 
 @dataclass
@@ -79,8 +89,7 @@ class Client:
     @property
     def user_agent(self) -> str:
         """Who asks, always the same, never a browser."""
-        about = "https://pypi.org/project/comem-lmms"
-        return f"comem-lmms/{__version__} ({about}{f'; {self.contact}' if self.contact else ''})"
+        return f"comem-lmms/{__version__}{f' ({self.contact})' if self.contact else ''}"
 
     def fetch(self, url: str, target: Path, progress: bool = True) -> None:
         """Downloads to ``target``, through ``target.partial``, which is gone on with if it is there.
@@ -106,10 +115,7 @@ class Client:
                 with self._lock:  # another thread may have been told to wait for longer
                     self._busy[host] = max(self._busy.get(host, 0.0), time.monotonic() + again.after)
                 if failures >= self.tries:
-                    raise Unreachable(
-                        f"cannot download {url} ({again}, {failures} times); check the network and run it again, "
-                        "what was downloaded is kept"
-                    ) from again
+                    raise Unreachable(url, f"{again}, {failures} times") from again
                 wait = max(again.after, 2.0 ** (failures - 1))
                 log.warning("%s: %s; attempt %d of %d in %.0f s", url, again, failures + 1, self.tries, wait)
                 self.sleep(wait)

@@ -4,6 +4,7 @@ A chunk of candidates at a time: filters, then the images that are not there yet
 Chunks are kept or not as a whole, so a build that was killed at any moment goes on and gives the same base.
 """
 
+import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -16,18 +17,22 @@ from tqdm import tqdm
 
 from comem_lmms.data.http import Client
 from comem_lmms.errors import UserError, one_line
-from comem_lmms.knowledge import addresses, pictures
+from comem_lmms.files import LOCK, read_json
+from comem_lmms.knowledge import addresses, lookups, pictures
 from comem_lmms.knowledge.candidates import Candidate, Read, Reject, Source
 from comem_lmms.knowledge.fetching import Fetcher
 from comem_lmms.knowledge.filters import Filters
 from comem_lmms.knowledge.pictures import Problem, inspect, type_of
 from comem_lmms.knowledge.rows import Row
-from comem_lmms.knowledge.writing import SPOOL, StoredImage, Writer
+from comem_lmms.knowledge.writing import GROUPS, MANIFEST, SPOOL, STATE, StoredImage, Writer
 
 CHUNK = 5000  # candidates
 MOST_BYTES = 1 << 27  # of images held in memory
 # Names of counts: rows read, images named for another type than theirs, and by filter and by kind of reject.
 ROWS, MISNAMED, FILTER, REJECT = "rows", "misnamed_images", "filter.", "reject."
+
+# What a base that is being made, or made again, may lie beside.
+PARTS = {LOCK, SPOOL, lookups.FOLDER, *GROUPS, "embeddings", "index"}
 
 
 @dataclass(frozen=True)
@@ -67,10 +72,13 @@ def build(
         chunk: candidates between two moments from which a killed build goes on.
 
     Raises:
-        UserError: the folder holds another base, the disk is full, the network is gone, or two items have the same id.
+        UserError: the folder holds another base or other files, the disk is full, the network is gone, or two items
+            have the same id.
     """
     options = options or Options()
     asked = {**source.settings, **asdict(options.filters), "image_width": options.image_width, "images": options.images}
+    if (finished := _finished(folder, asked)) is not None:
+        return finished
     with closing(Writer(folder, asked)) as writer:
         fetcher = Fetcher(client or Client(), folder / SPOOL, connections)
         reads = source.read(writer.position)
@@ -86,8 +94,29 @@ def build(
                         "again, what is built is kept"
                     ) from error
         fetcher.close()
-        source.release(writer.position, [len(source.parts), None])  # files without rows
+        source.release(writer.position, [len(source.parts)])  # files without rows
         return writer.finish(**source.about, **_summary(writer.counts, options, asked))
+
+
+def _finished(folder: Path, asked: dict[str, Any]) -> dict[str, Any] | None:
+    """The manifest of a base that was finished with the same options; None if there is none in a folder.
+
+    Raises:
+        UserError: the folder holds something else.
+    """
+    if (folder / MANIFEST).is_file():
+        made = read_json(folder / MANIFEST)
+        before, now = made.get("options", {}), json.loads(json.dumps(asked))
+        if "items" in made and (other := [name for name in {**before, **now} if before.get(name) != now.get(name)]):
+            raise UserError(
+                f"{folder} holds a finished knowledge base with {other[0]}={before.get(other[0])!r}, not "
+                f"{now.get(other[0])!r}; remove it, or name another folder"
+            )
+        return made if "items" in made else None  # what else it may be, a `Writer` says
+    others = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    if foreign := sorted(name for name in others if name not in PARTS and not name.startswith(STATE)):
+        raise UserError(f"{folder} holds no knowledge base, but {foreign[0]}; name a new folder")
+    return None
 
 
 def _chunk(reads: Iterator[Read], size: int) -> list[Read]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -80,6 +81,7 @@ class Source:
         reader: of all of them.
         settings: what decides what is read: names, sizes, revision.
         about: for the manifest: source, licence, attribution.
+        rows: of each file, at most; None for all.
         ids: "place": made of the file and the place in it; "own": the source's, of which one that comes again is a
             mistake; "content": made of what an item holds, which is not stored again.
     """
@@ -89,6 +91,7 @@ class Source:
     settings: Mapping[str, Any]
     about: Mapping[str, Any] = field(default_factory=dict)
     ids: Literal["place", "own", "content"] = "place"
+    rows: int | None = None
 
     def read(self, position: Any = None) -> Iterator[Read]:
         """All rows, or those after a position.
@@ -96,17 +99,18 @@ class Source:
         Raises:
             UserError: a file cannot be had.
         """
-        number, place = position or (0, None)
+        number, place, before = (*(position or (0, None)), 0)[:3]
         for at in range(number, len(self.parts)):
             part = self.parts[at]
             last: Read | None = None  # of which the next is known, or that there is none
-            for read in self.reader(part.get(), part.name, place):
+            left = None if self.rows is None else self.rows - before
+            for row, read in enumerate(islice(self.reader(part.get(), part.name, place), left), before):
                 if last is not None:
-                    yield Read([at, last.position], last.found)
+                    yield Read([at, last.position, row], last.found)
                 last = read
             if last is not None:
-                yield Read([at + 1, None], last.found)
-            place = None
+                yield Read([at + 1, None, 0], last.found)
+            place, before = None, 0
 
     def release(self, start: Any, stop: Any) -> None:
         """Lets go of the files from one position to another, when all that was read up to it is kept."""

@@ -117,7 +117,7 @@ class Fetcher:
             found = inspect(file.read_bytes())
             problem = found if isinstance(found, Problem) else None
         except Unreachable as error:
-            return Problem(UNREACHABLE, one_line(error))
+            return Problem(UNREACHABLE, error.why)
         except Refused as error:
             problem = Problem("image_gone" if isinstance(error, Missing) else "image_refused", one_line(error))
         except UserError:

@@ -44,8 +44,6 @@ class Filters:
             return "min_text"
         if self.max_text is not None and len(candidate.text) > self.max_text:
             return "max_text"
-        if candidate.image is None:
-            return None
         if self.image_type and candidate.mime and type_of(candidate.mime) not in self.image_type:
             return "image_type"
         side = _side(candidate)

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from comem_lmms.errors import UserError
+from comem_lmms.files import readable_size
 from comem_lmms.retrieval.embeddings import Embeddings
 
 EXACT = "SQfp16"  # the embeddings are float16: nothing is lost, and a GPU holds them so too
@@ -53,25 +54,27 @@ def choose(kind: str, n: int, dimension: int, memory: float | None = None, devic
     if kind != "auto":
         factory = NAMES.get(kind, kind).format(nlist=nlist, quantiser=quantiser)
         return Choice(factory, f"{kind}, as asked for", RERANKED_CODES if kind == "pq" else 0)
-    room = (_half_of(device) if memory is None else memory) / 1e9
+    room = _half_of(device) if memory is None else memory
     on_gpu = device.startswith("cuda")
-    exact = 2 * dimension * n / 1e9
+    exact = 2 * dimension * n
     if exact <= room and (on_gpu or n <= EXACT_ON_CPU):
-        return Choice(EXACT, f"exact search over float16: {n:,} vectors are few enough and take {exact:.3g} GB")
+        few = f"{n:,} vectors are few enough and take {readable_size(exact)}"
+        return Choice(EXACT, f"exact search over float16: {few}")
     sizes = {
         EXACT: (2 * dimension, 0),
         "SQ8": (dimension, RERANKED_8_BITS),
         f"PQ{quantiser}np": (quantiser, RERANKED_CODES),
     }
-    too_much = f"exact search over {n:,} vectors " + ("is slow" if exact <= room else f"takes {exact:.3g} GB")
+    too_much = f"exact search over {n:,} vectors " + ("is slow" if exact <= room else f"takes {readable_size(exact)}")
     for code, (size, reranked) in sizes.items():
-        needs = (n * (size + 8) + nlist * 4 * dimension) / 1e9  # 8 bytes are a vector's number
+        needs = n * (size + 8) + nlist * 4 * dimension  # 8 bytes are a vector's number
         if needs <= room:
             also = ", and compares what it finds with the embeddings on disk" if reranked else ""
-            return Choice(f"IVF{nlist},{code}", f"{too_much}; this takes {needs:.3g} of {room:.3g} GB{also}", reranked)
+            fits = f"this takes {readable_size(needs)} of {readable_size(room)}{also}"
+            return Choice(f"IVF{nlist},{code}", f"{too_much}; {fits}", reranked)
     raise UserError(
-        f"{n:,} vectors of {dimension} dimensions take {needs:.3g} GB at the least, and the memory is {room:.3g} GB; "
-        "give more with --memory, or divide the base among processes"
+        f"{n:,} vectors of {dimension} dimensions take {readable_size(needs)} at the least, and the memory is "
+        f"{readable_size(room)}; give more with --memory, or divide the base among processes"
     )
 
 

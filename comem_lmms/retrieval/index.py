@@ -102,6 +102,15 @@ class Index:
         return cls(to_device(index, device), about, first, embeddings)
 
     @classmethod
+    def verify(cls, knowledge: KnowledgeBase) -> None:
+        """Reads the whole index, however large, and compares it with what is told of it.
+
+        Raises:
+            UserError: there is none, it is damaged, or it belongs to other embeddings or another base.
+        """
+        _checked(knowledge.folder / FOLDER, knowledge, limit=None)
+
+    @classmethod
     def build(
         cls,
         knowledge: KnowledgeBase,
@@ -213,8 +222,8 @@ def _remedy(knowledge: KnowledgeBase) -> str:
     return f"build it again with `comem-lmms kb index {knowledge.folder}`"
 
 
-def _checked(folder: Path, knowledge: KnowledgeBase) -> dict[str, Any]:
-    """What ``index.json`` holds, if index, embeddings and base belong together."""
+def _checked(folder: Path, knowledge: KnowledgeBase, limit: int | None = SMALL) -> dict[str, Any]:
+    """What ``index.json`` holds, if index, embeddings and base belong together; larger ones are not read."""
     remedy = _remedy(knowledge)
     path = folder / "index.faiss"
     if not (folder / "index.json").is_file() or not path.is_file():
@@ -227,7 +236,7 @@ def _checked(folder: Path, knowledge: KnowledgeBase) -> dict[str, Any]:
         raise UserError(f"index {folder} is of {about.get('items')} items but the base has {len(knowledge)}; {remedy}")
     if (size := path.stat().st_size) != about.get("bytes"):
         raise UserError(f"index {path} has {size:,} bytes, not {about.get('bytes'):,}: it is damaged; {remedy}")
-    if size <= SMALL and about.get("index") != files_fingerprint([path]):
+    if (limit is None or size <= limit) and about.get("index") != files_fingerprint([path]):
         raise UserError(f"index {path} is not the one that index.json describes; {remedy}")
     if about["reranked"] is True:
         raise UserError(f"index {folder} does not say how much of what it finds is to be compared; {remedy}")

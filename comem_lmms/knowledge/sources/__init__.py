@@ -1,6 +1,7 @@
 """Where the rows of a knowledge base come from: ``wit``, ``wit_base``, or a path of one's own files."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,13 @@ _READERS: dict[str, Reader] = {
 }
 
 
-def find(name: str, shards: str | None = None, client: Client | None = None, revision: str | None = None) -> Source:
+def find(
+    name: str,
+    shards: str | None = None,
+    client: Client | None = None,
+    revision: str | None = None,
+    rows: int | None = None,
+) -> Source:
     """The source of a name or path.
 
     Args:
@@ -31,10 +38,20 @@ def find(name: str, shards: str | None = None, client: Client | None = None, rev
         shards: which of the files of ``wit`` and ``wit_base``, such as ``0-9`` or ``0,2,4``; default: all.
         client: for downloads.
         revision: of ``wit_base``, a commit of the Hub; default: the newest.
+        rows: of each file, the first so many; default: all.
 
     Raises:
         UserError: there is no such source, or no such shard.
     """
+    if rows is None:
+        return _find(name, shards, client, revision)
+    if rows < 1:
+        raise UserError(f"--rows {rows} must be at least 1")
+    whole = _find(name, shards, client, revision)
+    return replace(whole, rows=rows, settings={**whole.settings, "rows": rows})
+
+
+def _find(name: str, shards: str | None, client: Client | None, revision: str | None) -> Source:
     if name == "wit":
         return _wit(shards, client or Client())
     if name == wit_base.REPOSITORY.partition("/")[2]:
