@@ -78,6 +78,11 @@ def test_a_run_of_samples_is_answered_from(base, capsys):
     run = Run.open(base.folder.parent / "run")
     assert run.manifest["index"]["imported_from"] == str(FOLDER)
     assert run.manifest["fewer_than_k"] == 6
+    assert main(["retrieval", "eval", str(run.folder)]) == 0
+    said = capsys.readouterr().out
+    (line,) = [line for line in said.splitlines() if line.startswith("| microseek | answer  | all ")]
+    assert [cell.strip() for cell in line.split("|")][4:7] == ["6", "-", "2"]
+    assert "not measured: microseek, item, 6 questions: the knowledge base has none of the right items" in said
 
 
 def test_samples_of_one_image_are_told(base):

@@ -509,6 +509,51 @@ def test_answers_and_entities_are_found_where_reading_finds_them(tmp_path, knowl
     assert first == {"item": {}, "entity": {place[rows[30].id]: 1}, "answer": {place[rows[40].id]: 1}}
 
 
+def test_what_the_base_has_not_is_not_said_to_be_missed(tmp_path, knowledge, microseek, questions, capsys):
+    """The base has some of the items and one of the pages; then none of the items, and no titles."""
+    asked = [q["item_id"] for q in questions[:12]]
+    right = knowledge.row(knowledge.find(asked[0]))
+    others = [row for row in map(knowledge.row, range(64)) if row.id not in asked][:10]
+    documents = Documents("microseek", microseek, 12)
+    documents.declared = {
+        "answers": "answer",
+        "split": "attribute",
+        "entity": lambda doc: right.title if doc["question"] == questions[0]["question"] else f"No {doc['item_id']}",
+    }
+    some = base(tmp_path / "some", [right, *others])
+    made = retrieve(tmp_path / "a", [documents], Retriever(some), 3)
+    found = {row.measure: row for row in recall(made, some) if row.part == "all"}
+    assert 0 < found["item"].in_base == asked.count(right.id) < found["item"].questions == 12
+    n_entities = sum(q["question"] == questions[0]["question"] for q in questions[:12])
+    assert found["entity"].in_base == n_entities < 12
+    assert found["answer"].in_base is None
+    assert recall(made)[0].in_base is None  # not known without the base
+    assert main(["retrieval", "eval", str(made.folder)]) == 0
+    said = capsys.readouterr().out
+    assert "\nnot measured: microseek, entity, split " in said
+    (line,) = [line for line in said.splitlines() if line.startswith("| microseek | entity") and " all " in line]
+    assert [cell.strip() for cell in line.split("|")][3:7] == ["all", "12", str(n_entities), "0"]
+    # no item that is right, and no titles
+    nothing = base(tmp_path / "none", [row._replace(title="") for row in others])
+    made = retrieve(tmp_path / "b", [documents], Retriever(nothing), 3)
+    assert main(["retrieval", "eval", str(made.folder)]) == 0
+    said = capsys.readouterr().out
+    assert "| microseek | answer" in said
+    assert "| microseek | item" not in said
+    assert "rank of the first right item" not in said
+    assert (
+        "not measured: microseek, item, 12 questions: the knowledge base has none of the right items\n"
+        "not measured: microseek, entity, 12 questions: the knowledge base has no titles\n"
+    ) in said
+    assert main(["retrieval", "eval", str(made.folder), "--format", "json"]) == 0
+    row = json.loads(capsys.readouterr().out)[0]
+    assert (row["in_base"], row["at"]["1"]) == (0, {"value": None, "stderr": None})
+    documents.declared = {}
+    made = retrieve(tmp_path / "c", [documents], Retriever(nothing), 3)
+    assert main(["retrieval", "eval", str(made.folder)]) == 2
+    assert "cannot be measured: microseek, item, 12 questions: the knowledge base has" in capsys.readouterr().err
+
+
 def test_eval_prints_what_it_measures(runs, capsys, tmp_path, knowledge):
     assert main(["retrieval", "eval", str(runs / "clip")]) == 0
     said = capsys.readouterr().out
@@ -519,7 +564,7 @@ def test_eval_prints_what_it_measures(runs, capsys, tmp_path, knowledge):
     row = json.loads(capsys.readouterr().out)[0]
     assert (row["measure"], row["at"]["5"]["value"], row["first"]) == ("item", 0.0, {})
     assert main(["retrieval", "eval", str(runs / "oracle"), "--format", "csv"]) == 0
-    assert "microseek,item,all,384,1,1.0,0.0" in capsys.readouterr().out.splitlines()
+    assert "microseek,item,all,384,384,0,1,1.0,0.0" in capsys.readouterr().out.splitlines()
 
 
 def test_a_run_is_measured_where_the_base_is_not(runs, tmp_path, capsys):

@@ -184,5 +184,9 @@ def _eval(arguments: argparse.Namespace) -> None:
         f"documents {about['not_searched']} are without {_needed(about)} and are not counted, and "
         f"{about['fewer_than_k']} of {about['queries']} different queries have fewer hits"
     )
+    print(
+        "in base: questions whose right item or page the knowledge base has at all; no hits: questions that have none, "
+        "which counts as a miss"
+    )
     if knowledge is None:
         print(f"entity and answer are not measured, since {folder} is not there; give --knowledge")
