@@ -106,7 +106,9 @@ def test_runs_by_text_and_by_both_answer_as_well(run, knowledge, questions, tmp_
         assert f"(0 without {'a text' if by == 'text' else 'an image and a text'}, which have no hits)" in said
         live = [[hit.id for hit in hits] for hits in Retriever(base, by=by).search(asked, 2)]
         arguments = f"knowledge={base.folder},retrieval={tmp_path / by},top_k=2"
-        assert [one["retrieved"] for one in usages(evaluate("vanilla_rag", model_args=arguments, limit=4))] == live
+        told = usages(evaluate("vanilla_rag", model_args=arguments, limit=4))
+        assert [one["retrieved"] for one in told] == live
+        assert {one["query"] for one in told} == {by}
 
 
 @pytest.mark.parametrize("kind", ["oracle", "wrong"])

@@ -27,7 +27,7 @@ class Replay:
     def __init__(self, run: Run, knowledge: KnowledgeBase, top_k: int = 0) -> None:
         run.check(knowledge, top_k)
         self.run, self.knowledge = run, knowledge
-        self.kind, self.fingerprint = run.kind, run.fingerprint
+        self.kind, self.by, self.fingerprint = run.kind, run.by, run.fingerprint
 
     def search(self, queries: Iterable[Query], k: int) -> Iterator[list[Hit]]:
         """The hits of each query, in order; fewer than ``k`` where the run has fewer, which is said at the end.
