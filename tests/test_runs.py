@@ -208,7 +208,8 @@ def test_processes_that_hold_a_part_of_the_index_each_make_the_same_run(run, tmp
     command = ["-m", "comem_lmms.cli", "retrieve", "micro", "--tasks", "microseek", "--limit", "150", "--out"]
     run("python", *command, "alone")
     launch = ["accelerate", "launch", "--multi_gpu", "--num_processes", "3", "--main_process_port", "29541"]
-    run(*launch, *command, "together", ACCELERATE_USE_CPU="true", OMP_NUM_THREADS="1")
+    said = run(*launch, *command, "together", ACCELERATE_USE_CPU="true", OMP_NUM_THREADS="1").stdout
+    assert said.count("3 processes share the index\n") == 1
     files = [path.name for path in sorted((tmp_path / "alone").iterdir())]
     assert files == [path.name for path in sorted((tmp_path / "together").iterdir())]
     assert len(files) == 3
@@ -254,7 +255,7 @@ def test_documents_without_an_image_are_counted_and_have_no_hits(tmp_path, quest
     assert pq.read_table(tmp_path / "run/documents.parquet").column("key").null_count == 1
 
 
-def test_one_image_of_many_rows(tmp_path, knowledge, microseek, questions):
+def test_one_image_of_many_rows(tmp_path, knowledge, microseek, questions, caplog):
     """Its rows come in their order in the base, as many as asked for; fewer than k hits are counted, not dropped."""
     rows = [knowledge.row(knowledge.find(q["item_id"])) for q in questions[:9:3]]
     many = [rows[0]._replace(id=f"{number}") for number in range(3)]
@@ -266,8 +267,11 @@ def test_one_image_of_many_rows(tmp_path, knowledge, microseek, questions):
     assert capped.hits[0]["ids"] == ["0", "1", *full.hits[0]["ids"][3:]]
     assert (full.manifest["fewer_than_k"], capped.manifest["fewer_than_k"]) == (0, 1)
     assert full.fingerprint != capped.fingerprint
+    caplog.clear()
     (hits,) = Replay(capped, shared, 5).search([documents[0].query(0)], 5)
     assert len(hits) == 4
+    assert "1 of 1 questions have fewer than 5 hits in" in caplog.text
+    assert caplog.text.endswith(", 0 of them none\n")
 
 
 @pytest.mark.parametrize(
@@ -332,6 +336,15 @@ def without_ids(tmp_path, questions):
     with (tmp_path / "utils.py").open("a") as utils:
         utils.write("\n\ndef docs(rows):\n    return rows.remove_columns('item_id')\n")
     return tasks
+
+
+def test_a_control_over_a_base_without_the_item_says_what_to_give(tmp_path, knowledge, questions, capsys):
+    base(tmp_path / "kb", [row for row in map(knowledge.row, range(20)) if row.id != questions[0]["item_id"]])
+    command = ["retrieve", str(tmp_path / "kb"), "--tasks", "microseek", "--limit", "1", "--top-k", "2"]
+    assert main([*command, "--kind", "oracle", "--out", str(tmp_path / "run")]) == 2
+    error = capsys.readouterr().err
+    assert f"{questions[0]['item_id']!r} is not in knowledge base {tmp_path / 'kb'}; use clip (`comem" in error
+    assert "--kind clip" in error
 
 
 def test_controls_need_documents_that_tell_their_item(without_ids, tmp_path, knowledge):

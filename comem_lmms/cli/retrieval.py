@@ -89,6 +89,7 @@ def _retrieve(arguments: argparse.Namespace) -> None:
     if not PartialState().is_main_process:
         index.serve()
         return
+    print(f"{PartialState().num_processes} processes share the index", flush=True)
     with index.asked():
         _retrieve_with(arguments, knowledge, index)
 

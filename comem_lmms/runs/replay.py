@@ -36,13 +36,14 @@ class Replay:
             UserError: a query lacks what was searched with or is not in the run, or ``k`` is more than the run has.
         """
         self.run.check(self.knowledge, k)
-        asked = short = 0
+        asked = short = none = 0
         for query in queries:
             hits = self._hits(query, k)
-            asked, short = asked + 1, short + (len(hits) < k)
+            asked, short, none = asked + 1, short + (len(hits) < k), none + (not hits)
             yield hits
         if short:
-            log.warning("%s of %s questions have fewer than %s hits in %s", short, asked, k, self.run.folder)
+            told = "%s of %s questions have fewer than %s hits in %s, %s of them none"
+            log.warning(told, short, asked, k, self.run.folder, none)
 
     def _hits(self, query: Query, k: int) -> list[Hit]:
         key = key_of(check(query, self.run.by), self.kind, self.run.by, self.run.right)
