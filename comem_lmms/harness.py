@@ -86,6 +86,22 @@ class Documents:
         return columns
 
 
+def matching(names: Sequence[str], include_path: str | None = None, model: str = "vanilla_rag") -> list[str]:
+    """The tasks and groups that names or patterns mean, as for ``--tasks``; no data is read.
+
+    Raises:
+        UserError: there is none of a name.
+    """
+    from lmms_eval.utils import pattern_match
+
+    manager = _manager(include_path, model)
+    for name in names:
+        if not pattern_match([name], manager.all_tasks):
+            close = ", ".join(get_close_matches(name, manager.all_tasks, n=3)) or "`lmms-eval --tasks list`"
+            raise UserError(f"lmms-eval has no task {name!r}; did you mean {close}?")
+    return list(manager.match_tasks(list(names)))
+
+
 def documents(
     names: Sequence[str], limit: int | None = None, include_path: str | None = None, model: str = "vanilla_rag"
 ) -> list[Documents]:
@@ -101,15 +117,8 @@ def documents(
         UserError: there is no such task, or it is of a kind that has no chat to ask.
         SystemExit: data of a task of ours is missing, which is printed.
     """
-    from lmms_eval.utils import pattern_match
-
-    manager = _manager(include_path, model)
-    found = manager.match_tasks(list(names))
-    for name in names:
-        if not pattern_match([name], manager.all_tasks):
-            close = ", ".join(get_close_matches(name, manager.all_tasks, n=3)) or "`lmms-eval --tasks list`"
-            raise UserError(f"lmms-eval has no task {name!r}; did you mean {close}?")
-    tasks = dict(_single(load(manager, found)))
+    found = matching(names, include_path, model)
+    tasks = dict(_single(load(_manager(include_path, model), found)))
     for name, task in tasks.items():
         if not hasattr(task, "doc_to_messages"):
             raise UserError(f"task {name} is a class of its own without doc_to_messages; it has no chat to ask")

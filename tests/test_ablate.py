@@ -123,6 +123,10 @@ def test_mistakes_are_found_before_anything_is_trained(tmp_path, command):
     assert "has rank=16, and 4 is asked for; change rank=" in said(good, *given, *start)
     assert said(good) == "setting 'data' is missing; write it into the file, or give --set data=..."
     assert said(good, *given, "--model_args", "top_k=10,fast") == "--model_args 'fast' is not of the form name=value"
+    assert said(good, *given, f"out={tmp_path / 'o'}", "--tasks", "microsek").startswith(
+        "lmms-eval has no task 'microsek'; did you mean microseek"
+    )
+    assert not list((tmp_path / "o").rglob("encoder"))
     _, told = command("vector", *given)
     assert told.err.strip().endswith(
         "no ablation at 'vector'; give a YAML file, or one of data_fraction, depth, rank, vectors"

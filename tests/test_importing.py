@@ -63,7 +63,7 @@ def test_items_are_stored_once(base):
     assert (manifest["rows"], manifest["left_out"], manifest["rejects"]) == (8, {"repeated": 4}, {})
 
 
-def test_a_run_of_samples_is_answered_from(base, capsys):
+def test_a_run_of_samples_is_answered_from(base, capsys, caplog):
     assert importing(base) == 0
     said = capsys.readouterr().out
     assert "6 different queries of 6 documents" in said
@@ -71,6 +71,8 @@ def test_a_run_of_samples_is_answered_from(base, capsys):
     titles = {base.id(row): base[row].text.split()[0] for row in range(4)}
     arguments = f"knowledge={base.folder},retrieval={base.folder.parent / 'run'},top_k=2"
     results = evaluate("vanilla_rag", model_args=arguments, limit=6)
+    assert "3 of 6 questions have fewer than 2 hits in" in caplog.text
+    assert ", 2 of them none" in caplog.text
     names = [sample["doc"]["id"] for sample in sorted(results["samples"]["microseek"], key=lambda s: s["doc_id"])]
     given = [[titles[id_] for id_ in one["retrieved"]] for one in usages(results)]
     assert given == [SAMPLES.get(name, [])[:2] for name in names]
@@ -78,6 +80,11 @@ def test_a_run_of_samples_is_answered_from(base, capsys):
     run = Run.open(base.folder.parent / "run")
     assert run.manifest["index"]["imported_from"] == str(FOLDER)
     assert run.manifest["fewer_than_k"] == 6
+    assert main(["retrieval", "eval", str(run.folder)]) == 0
+    said = capsys.readouterr().out
+    (line,) = [line for line in said.splitlines() if line.startswith("| microseek | answer  | all ")]
+    assert [cell.strip() for cell in line.split("|")][4:7] == ["6", "-", "2"]
+    assert "not measured: microseek, item, 6 questions: the knowledge base has none of the right items" in said
 
 
 def test_samples_of_one_image_are_told(base):

@@ -136,6 +136,9 @@ def test_another_format_is_refused(tmp_path):
     (tmp_path / "manifest.json").write_text(json.dumps({**manifest, "format": 1}))
     with pytest.raises(UserError, match="has format 1, this version reads 2; build it again"):
         KnowledgeBase.open(tmp_path)
+    (tmp_path / "manifest.json").write_text(json.dumps({"format": 1, "samples": 3}))  # training data, say
+    with pytest.raises(UserError, match="holds something else than a knowledge base; give the folder of one"):
+        KnowledgeBase.open(tmp_path)
 
 
 def test_an_image_that_serves_many_items_is_stored_once(tmp_path):

@@ -132,7 +132,8 @@ def test_answers_from_a_bank_without_the_encoder(tmp_path):
     assert usages(read)[0]["bank_bytes"] == usages(filled)[0]["bank_bytes"] == stored
     assert read["throughput"]["avg_bank_bytes"] == stored
     with pytest.raises(
-        UserError, match=r"bank lacks \d+ of \d+ items that are asked for, first 'realm-\d+'; run `comem"
+        UserError,
+        match=r"bank lacks \d+ of the \d+ items of knowledge base .*know.* first 'realm-\d+' \(a bank goes by",
     ):
         evaluate("comem", model_args=bank, limit=100, batch_size=8)
 

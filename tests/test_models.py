@@ -44,6 +44,7 @@ def test_what_an_answer_cost_is_logged():
     usage = usages(results)[0]
     assert usage["memory_vectors"] == 16
     assert len(usage["retrieved"]) == len(usage["scores"]) == 2
+    assert usage["query"] == "image"
     assert 1 > usage["scores"][0] > usage["scores"][1] > 0  # of two images that are not the question's own
     assert usage["input_tokens"] > 20
     assert usage["output_tokens"] >= 1

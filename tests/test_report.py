@@ -7,7 +7,7 @@ from results import write_run
 
 from comem_lmms.cli import main
 from comem_lmms.errors import UserError
-from comem_lmms.report import read_rows, render, retrieved_ids
+from comem_lmms.report import build, read_rows, render, retrieved_ids
 
 
 def write(folder, name, model, accuracy, model_args="", samples=None, task="microseek"):
@@ -203,3 +203,27 @@ def test_the_best_k_of_each_answer(tmp_path):
     write(tmp_path, "20260101_000000", "comem", 0.1, samples=[USAGE, {**USAGE, "retrieved": ["c", "a"]}])
     assert retrieved_ids(tmp_path, 1) == {"a", "c"}
     assert retrieved_ids(tmp_path) == {"a", "b", "c"}
+
+
+def test_a_line_tells_its_run_where_another_method_has_several(tmp_path):
+    write(tmp_path, "20260101_000000", "vanilla_rag", 0.1, "retrieval=runs/a,top_k=2", [USAGE])
+    write(tmp_path, "20260101_000001", "vanilla_rag", 0.2, "retrieval=runs/b,top_k=2", [USAGE])
+    write(tmp_path, "20260101_000002", "comem", 0.3, "retrieval=runs/b,top_k=2", [USAGE])
+    write(tmp_path, "20260101_000003", "comem", 0.3, "retrieval=runs/c,top_k=2", [{**USAGE, "retrieval": "oracle"}])
+    first = {line.split("|")[1].strip() for line in render(read_rows(tmp_path)).splitlines()[4:]}
+    names = {line.name for line in build(tmp_path).lines}
+    assert "comem retrieval=runs/b" in first & names
+    assert "comem" in first & names  # the only run by oracle
+    assert {"vanilla_rag retrieval=runs/a", "vanilla_rag retrieval=runs/b"} <= names
+
+
+def test_what_was_searched_with_is_shown_where_it_was_not_the_image(tmp_path):
+    asked = {"runs/a": ("image", "clip"), "runs/b": ("both", "clip"), "runs/c": ("text", "oracle")}
+    for n, (run, (query, kind)) in enumerate(asked.items()):
+        usage = {**USAGE, "query": query, "retrieval": kind}
+        write(tmp_path, f"20260101_00000{n}", "comem", 0.1, f"retrieval={run},top_k=2", [usage])
+    shown = ["clip", "clip by both", "oracle by text"]
+    assert sorted(row.retrieval for row in read_rows(tmp_path)) == shown
+    lines = build(tmp_path).lines
+    assert [line.knowledge for line in lines] == [f"{one}, k=2" for one in shown]
+    assert [(line.name, line.is_control) for line in lines] == [("comem", False), ("comem", False), ("comem", True)]

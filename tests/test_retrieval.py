@@ -73,7 +73,7 @@ def test_oracle_puts_the_right_item_first_and_wrong_leaves_it_out(knowledge, que
 
 def test_controls_need_the_right_item(knowledge, questions):
     query = Query("document 0 of task t", [], questions[0]["image"], gold="nobody")
-    with pytest.raises(UserError, match=r"retrieval=oracle needs .* 'nobody' is not in knowledge base"):
+    with pytest.raises(UserError, match=r"oracle retrieval needs .* 'nobody' is not in knowledge base"):
         list(Retriever(knowledge, "oracle").search([query], 3))
 
 

@@ -106,7 +106,9 @@ def test_runs_by_text_and_by_both_answer_as_well(run, knowledge, questions, tmp_
         assert f"(0 without {'a text' if by == 'text' else 'an image and a text'}, which have no hits)" in said
         live = [[hit.id for hit in hits] for hits in Retriever(base, by=by).search(asked, 2)]
         arguments = f"knowledge={base.folder},retrieval={tmp_path / by},top_k=2"
-        assert [one["retrieved"] for one in usages(evaluate("vanilla_rag", model_args=arguments, limit=4))] == live
+        told = usages(evaluate("vanilla_rag", model_args=arguments, limit=4))
+        assert [one["retrieved"] for one in told] == live
+        assert {one["query"] for one in told} == {by}
 
 
 @pytest.mark.parametrize("kind", ["oracle", "wrong"])
@@ -206,7 +208,8 @@ def test_processes_that_hold_a_part_of_the_index_each_make_the_same_run(run, tmp
     command = ["-m", "comem_lmms.cli", "retrieve", "micro", "--tasks", "microseek", "--limit", "150", "--out"]
     run("python", *command, "alone")
     launch = ["accelerate", "launch", "--multi_gpu", "--num_processes", "3", "--main_process_port", "29541"]
-    run(*launch, *command, "together", ACCELERATE_USE_CPU="true", OMP_NUM_THREADS="1")
+    said = run(*launch, *command, "together", ACCELERATE_USE_CPU="true", OMP_NUM_THREADS="1").stdout
+    assert said.count("3 processes share the index\n") == 1
     files = [path.name for path in sorted((tmp_path / "alone").iterdir())]
     assert files == [path.name for path in sorted((tmp_path / "together").iterdir())]
     assert len(files) == 3
@@ -252,7 +255,7 @@ def test_documents_without_an_image_are_counted_and_have_no_hits(tmp_path, quest
     assert pq.read_table(tmp_path / "run/documents.parquet").column("key").null_count == 1
 
 
-def test_one_image_of_many_rows(tmp_path, knowledge, microseek, questions):
+def test_one_image_of_many_rows(tmp_path, knowledge, microseek, questions, caplog):
     """Its rows come in their order in the base, as many as asked for; fewer than k hits are counted, not dropped."""
     rows = [knowledge.row(knowledge.find(q["item_id"])) for q in questions[:9:3]]
     many = [rows[0]._replace(id=f"{number}") for number in range(3)]
@@ -264,8 +267,11 @@ def test_one_image_of_many_rows(tmp_path, knowledge, microseek, questions):
     assert capped.hits[0]["ids"] == ["0", "1", *full.hits[0]["ids"][3:]]
     assert (full.manifest["fewer_than_k"], capped.manifest["fewer_than_k"]) == (0, 1)
     assert full.fingerprint != capped.fingerprint
+    caplog.clear()
     (hits,) = Replay(capped, shared, 5).search([documents[0].query(0)], 5)
     assert len(hits) == 4
+    assert "1 of 1 questions have fewer than 5 hits in" in caplog.text
+    assert caplog.text.endswith(", 0 of them none\n")
 
 
 @pytest.mark.parametrize(
@@ -330,6 +336,15 @@ def without_ids(tmp_path, questions):
     with (tmp_path / "utils.py").open("a") as utils:
         utils.write("\n\ndef docs(rows):\n    return rows.remove_columns('item_id')\n")
     return tasks
+
+
+def test_a_control_over_a_base_without_the_item_says_what_to_give(tmp_path, knowledge, questions, capsys):
+    base(tmp_path / "kb", [row for row in map(knowledge.row, range(20)) if row.id != questions[0]["item_id"]])
+    command = ["retrieve", str(tmp_path / "kb"), "--tasks", "microseek", "--limit", "1", "--top-k", "2"]
+    assert main([*command, "--kind", "oracle", "--out", str(tmp_path / "run")]) == 2
+    error = capsys.readouterr().err
+    assert f"{questions[0]['item_id']!r} is not in knowledge base {tmp_path / 'kb'}; use clip (`comem" in error
+    assert "--kind clip" in error
 
 
 def test_controls_need_documents_that_tell_their_item(without_ids, tmp_path, knowledge):
@@ -509,6 +524,51 @@ def test_answers_and_entities_are_found_where_reading_finds_them(tmp_path, knowl
     assert first == {"item": {}, "entity": {place[rows[30].id]: 1}, "answer": {place[rows[40].id]: 1}}
 
 
+def test_what_the_base_has_not_is_not_said_to_be_missed(tmp_path, knowledge, microseek, questions, capsys):
+    """The base has some of the items and one of the pages; then none of the items, and no titles."""
+    asked = [q["item_id"] for q in questions[:12]]
+    right = knowledge.row(knowledge.find(asked[0]))
+    others = [row for row in map(knowledge.row, range(64)) if row.id not in asked][:10]
+    documents = Documents("microseek", microseek, 12)
+    documents.declared = {
+        "answers": "answer",
+        "split": "attribute",
+        "entity": lambda doc: right.title if doc["question"] == questions[0]["question"] else f"No {doc['item_id']}",
+    }
+    some = base(tmp_path / "some", [right, *others])
+    made = retrieve(tmp_path / "a", [documents], Retriever(some), 3)
+    found = {row.measure: row for row in recall(made, some) if row.part == "all"}
+    assert 0 < found["item"].in_base == asked.count(right.id) < found["item"].questions == 12
+    n_entities = sum(q["question"] == questions[0]["question"] for q in questions[:12])
+    assert found["entity"].in_base == n_entities < 12
+    assert found["answer"].in_base is None
+    assert recall(made)[0].in_base is None  # not known without the base
+    assert main(["retrieval", "eval", str(made.folder)]) == 0
+    said = capsys.readouterr().out
+    assert "\nnot measured: microseek, entity, split " in said
+    (line,) = [line for line in said.splitlines() if line.startswith("| microseek | entity") and " all " in line]
+    assert [cell.strip() for cell in line.split("|")][3:7] == ["all", "12", str(n_entities), "0"]
+    # no item that is right, and no titles
+    nothing = base(tmp_path / "none", [row._replace(title="") for row in others])
+    made = retrieve(tmp_path / "b", [documents], Retriever(nothing), 3)
+    assert main(["retrieval", "eval", str(made.folder)]) == 0
+    said = capsys.readouterr().out
+    assert "| microseek | answer" in said
+    assert "| microseek | item" not in said
+    assert "rank of the first right item" not in said
+    assert (
+        "not measured: microseek, item, 12 questions: the knowledge base has none of the right items\n"
+        "not measured: microseek, entity, 12 questions: the knowledge base has no titles\n"
+    ) in said
+    assert main(["retrieval", "eval", str(made.folder), "--format", "json"]) == 0
+    row = json.loads(capsys.readouterr().out)[0]
+    assert (row["in_base"], row["at"]["1"]) == (0, {"value": None, "stderr": None})
+    documents.declared = {}
+    made = retrieve(tmp_path / "c", [documents], Retriever(nothing), 3)
+    assert main(["retrieval", "eval", str(made.folder)]) == 2
+    assert "cannot be measured: microseek, item, 12 questions: the knowledge base has" in capsys.readouterr().err
+
+
 def test_eval_prints_what_it_measures(runs, capsys, tmp_path, knowledge):
     assert main(["retrieval", "eval", str(runs / "clip")]) == 0
     said = capsys.readouterr().out
@@ -519,7 +579,7 @@ def test_eval_prints_what_it_measures(runs, capsys, tmp_path, knowledge):
     row = json.loads(capsys.readouterr().out)[0]
     assert (row["measure"], row["at"]["5"]["value"], row["first"]) == ("item", 0.0, {})
     assert main(["retrieval", "eval", str(runs / "oracle"), "--format", "csv"]) == 0
-    assert "microseek,item,all,384,1,1.0,0.0" in capsys.readouterr().out.splitlines()
+    assert "microseek,item,all,384,384,0,1,1.0,0.0" in capsys.readouterr().out.splitlines()
 
 
 def test_a_run_is_measured_where_the_base_is_not(runs, tmp_path, capsys):

@@ -157,7 +157,8 @@ def test_what_is_gone_is_said_in_one_note(tmp_path, retrieved, microseek, capsys
     assert main(["report", str(tmp_path), "--support"]) == 0
     out = capsys.readouterr().out
     (note,) = [line for line in out.splitlines() if line.startswith("- Support is not known")]
-    assert "vanilla_rag (clip, k=3) on microseek: no knowledge base at" in note
+    named = f"vanilla_rag retrieval={tmp_path / '0/run'} (clip, k=3)"
+    assert f"{named} on microseek: no knowledge base at" in note
     assert out.count("| comem ") == 3  # without its run the task's own documents tell
 
 

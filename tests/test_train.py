@@ -664,6 +664,9 @@ def test_another_training_is_not_gone_on_with(of, tmp_path):
     for change, said in (({"lr": 1.0}, "lr=0.002, not 1.0"), ({"top_k": 2}, "top_k=3, not 2")):
         with pytest.raises(UserError, match=re.escape(f"holds an interrupted training with {said}")):
             Training(of(**change))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"file/deep/out' cannot be made: .*file is no folder to write to"):
+        Training(of("file/deep/out"))
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken/file").write_text("")
     with pytest.raises(UserError, match="is there and holds no training"):

@@ -31,6 +31,7 @@ from comem_lmms.encoder import fingerprint
 from comem_lmms.errors import UserError
 from comem_lmms.files import alone, on_disk, read_json
 from comem_lmms.fingerprints import checkpoint_fingerprint
+from comem_lmms.harness import matching
 from comem_lmms.knowledge import KnowledgeBase
 from comem_lmms.report import Row, read_rows, task_names
 from comem_lmms.report.drawing import draw
@@ -166,10 +167,11 @@ def ablate(ablation: Ablation, found: Sequence[Variant], evaluation: Evaluation,
         launch: the command that starts a module, e.g. ``accelerate launch --multi_gpu -m``.
 
     Raises:
-        UserError: matplotlib is not installed, or the table or the plot cannot be written.
+        UserError: matplotlib is not installed, there is no such task, or the table or the plot cannot be written.
     """
     if find_spec("matplotlib") is None:  # before days of training
         raise UserError("there is no plot without matplotlib; pip install 'comem-lmms[training]'")
+    matching(evaluation.tasks)
     out = found[0].folder.parent
     with on_disk(out):
         out.mkdir(parents=True, exist_ok=True)

@@ -104,7 +104,9 @@ class Checkpoints:
             self.accelerator.load_state(str(folder))
             restored = Progress(**progress)
         except Exception as error:  # torch, safetensors and peft each raise their own for a damaged file
-            raise UserError(f"checkpoint {folder} is damaged ({one_line(error)}); remove it") from error
+            raise UserError(
+                f"checkpoint {folder} is damaged ({one_line(error)}); remove it, and what is left is gone on from"
+            ) from error
         # accelerate goes on without random numbers that it cannot read.
         if self.accelerator.is_main_process and random != _random_state():
             raise UserError(f"checkpoint {folder} is damaged (its random numbers cannot be read); remove it")

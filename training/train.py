@@ -45,13 +45,13 @@ from comem_lmms.backbones import backbone
 from comem_lmms.encoder import MemoryEncoder
 from comem_lmms.encoder import fingerprint as encoder_fingerprint
 from comem_lmms.errors import UserError, one_line
-from comem_lmms.files import read_json, sync, write_json
+from comem_lmms.files import on_disk, read_json, sync, write_json
 from comem_lmms.fingerprints import checkpoint_fingerprint
 from comem_lmms.knowledge import KnowledgeBase
 from comem_lmms.reference.reading import ReferenceEncoder
 from comem_lmms.scoring.exact import exact_match
 from comem_lmms.scoring.extraction import extract
-from comem_lmms.vlm import FrozenVLM, read_config
+from comem_lmms.vlm import FrozenVLM, hidden_size, read_config
 
 log = logging.getLogger("comem_lmms.training")  # also where this module is run as __main__
 
@@ -96,8 +96,15 @@ class Training:
         self.settings, self.out = settings, Path(settings.out)
         sharding = take_over()
         if (self.out / RECORD).is_file():
-            raise UserError(f"{self.out} holds a memory encoder that is trained; give another out=")
-        backbone(read_config(settings.pretrained, settings.revision).model_type)
+            raise UserError(
+                f"{self.out} holds a memory encoder that is trained; give another out=, with start={self.out} to go on "
+                "from it"
+            )
+        # What takes no weights is found out before they are loaded.
+        config = read_config(settings.pretrained, settings.revision)
+        backbone(config.model_type)
+        settings.resampler(hidden_size(config))
+        _tracker(settings.tracker)
         if settings.start:
             check_start(settings)
         process = PartialState(cpu=not torch.cuda.is_available())
@@ -135,8 +142,9 @@ class Training:
         """Takes the steps that are left and writes the encoder."""
         latest = self.checkpoints.latest()
         if self.accelerator.is_main_process:
-            self.out.mkdir(parents=True, exist_ok=True)
-            write_json(self.out / RUN, self.about)
+            with on_disk(self.out):
+                self.out.mkdir(parents=True, exist_ok=True)
+                write_json(self.out / RUN, self.about)
         self.progress = self.checkpoints.restore(latest) if latest else Progress()
         self._start_tracker()
         log.info(
@@ -320,6 +328,9 @@ class Training:
         if not (self.out / RUN).is_file():
             if self.out.exists() and (not self.out.is_dir() or any(self.out.iterdir())):
                 raise UserError(f"{self.out} is there and holds no training; give out= a new folder")
+            above = next(parent for parent in self.out.absolute().parents if parent.exists())
+            if not above.is_dir() or not os.access(above, os.W_OK):
+                raise UserError(f"out={str(self.out)!r} cannot be made: {above} is no folder to write to; give another")
             return
         before = read_json(self.out / RUN)
         flat = [

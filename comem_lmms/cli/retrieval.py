@@ -89,6 +89,7 @@ def _retrieve(arguments: argparse.Namespace) -> None:
     if not PartialState().is_main_process:
         index.serve()
         return
+    print(f"{PartialState().num_processes} processes share the index", flush=True)
     with index.asked():
         _retrieve_with(arguments, knowledge, index)
 
@@ -183,6 +184,10 @@ def _eval(arguments: argparse.Namespace) -> None:
         f"\n{about['kind']} retrieval by {about['query']}, {about['k']} items a question; of {about['documents']} "
         f"documents {about['not_searched']} are without {_needed(about)} and are not counted, and "
         f"{about['fewer_than_k']} of {about['queries']} different queries have fewer hits"
+    )
+    print(
+        "in base: questions whose right item or page the knowledge base has at all; no hits: questions that have none, "
+        "which counts as a miss"
     )
     if knowledge is None:
         print(f"entity and answer are not measured, since {folder} is not there; give --knowledge")

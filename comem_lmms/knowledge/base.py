@@ -149,6 +149,8 @@ class KnowledgeBase:
                 remedy = "it is not finished, run the command that began it again"
             raise UserError(f"no knowledge base at {folder}: {MANIFEST} is missing; {remedy}")
         manifest = read_json(folder / MANIFEST)
+        if "items" not in manifest or "images" not in manifest:
+            raise UserError(f"{folder} holds something else than a knowledge base; give the folder of one")
         if manifest.get("format") != FORMAT or not isinstance(manifest.get("files"), dict):
             raise UserError(
                 f"knowledge base {folder} has format {manifest.get('format')!r}, this version reads {FORMAT}; build it "

@@ -35,7 +35,7 @@ from comem_lmms.models.arguments import Arguments, parse
 from comem_lmms.models.delegate import Chat, delegate
 from comem_lmms.models.usage import Usage
 from comem_lmms.queries import query_of
-from comem_lmms.records import Hit, Query
+from comem_lmms.records import By, Hit, Query
 from comem_lmms.vlm import FrozenVLM, check_placement, read_config
 
 
@@ -87,6 +87,11 @@ class KnowledgeModel(lmms):
         """How items are found."""
         return "none"
 
+    @property
+    def by(self) -> By | None:
+        """What of a question is searched with; None without retrieval."""
+        return None
+
     def retrieve(self, queries: Iterator[Query]) -> Iterator[list[Hit]]:
         """The hits of each question; none by default."""
         return ([] for _ in queries)
@@ -133,7 +138,8 @@ class KnowledgeModel(lmms):
         bank = self.bank_bytes
         for result, found, gold in zip(results, hits, golds, strict=True):
             usage = result.token_counts
-            usage.retrieval, usage.retrieved, usage.gold = self.retrieval, [hit.id for hit in found], gold
+            usage.retrieval, usage.query = self.retrieval, self.by
+            usage.retrieved, usage.gold = [hit.id for hit in found], gold
             usage.scores = [round(hit.score, 4) for hit in found]
             usage.seconds |= shared
             usage.peak_memory, usage.bank_bytes = peak, bank

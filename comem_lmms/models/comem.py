@@ -71,8 +71,10 @@ class CoMEM(RetrievingModel):
             return
         if self.parts.source is None:
             raise UserError(
-                f"memory bank {self.arguments.memory_bank} lacks {len(missing)} of {len(rows)} items that are asked "
-                f"for, first {self.knowledge.id(missing[0])!r}; run `comem-lmms memorize`, or give memory_encoder= too"
+                f"memory bank {self.arguments.memory_bank} lacks {len(missing)} of the {len(rows)} items of knowledge "
+                f"base {self.knowledge.folder} that are asked for, first {self.knowledge.id(missing[0])!r} (a bank "
+                "goes by an item's content, not by its id); run `comem-lmms memorize` over that base, or give "
+                "memory_encoder= too"
             )
         fill(
             self.memories, self.knowledge, missing, self.parts.encoder, self.arguments.batch_size, quiet=self.rank != 0

@@ -9,7 +9,7 @@ from comem_lmms.errors import UserError
 from comem_lmms.knowledge import KnowledgeBase
 from comem_lmms.models.arguments import Arguments, KnowledgeArguments
 from comem_lmms.models.base import KnowledgeModel
-from comem_lmms.records import KINDS, Hit, Query
+from comem_lmms.records import KINDS, By, Hit, Query
 from comem_lmms.runs import Replay, Run
 
 if TYPE_CHECKING:
@@ -32,6 +32,11 @@ class RetrievingModel(KnowledgeModel):
     def retrieval(self) -> str:
         """How items are found: clip, oracle or wrong."""
         return self.retriever.kind
+
+    @property
+    def by(self) -> By:
+        """What of a question is searched with."""
+        return self.retriever.by
 
     def retrieve(self, queries: Iterator[Query]) -> Iterator[list[Hit]]:
         """The top-k hits of each question."""

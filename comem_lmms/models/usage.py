@@ -10,8 +10,8 @@ from lmms_eval.api.instance import TokenCounts
 from comem_lmms import __version__
 
 _MORE = (
-    *("memory_vectors", "images_dropped", "retrieval", "retrieved", "scores", "gold", "seconds", "first_token"),
-    *("peak_memory", "bank_bytes", "fingerprints", "versions"),
+    *("memory_vectors", "images_dropped", "retrieval", "query", "retrieved", "scores", "gold", "seconds"),
+    *("first_token", "peak_memory", "bank_bytes", "fingerprints", "versions"),
 )
 
 
@@ -29,6 +29,7 @@ class Usage(TokenCounts):
         memory_vectors: continuous vectors in front of the prompt.
         images_dropped: images of the question and its items that a text-only model did not see.
         retrieval: how items were found: "none", "clip", "oracle" or "wrong".
+        query: what of a question was searched with: "image", "text" or "both"; None without retrieval.
         retrieved: ids of the items the question was given, best first.
         scores: of those items, as the retriever has them; higher is better.
         gold: id of the right item, where the document tells.
@@ -43,6 +44,7 @@ class Usage(TokenCounts):
     memory_vectors: int = 0
     images_dropped: int = 0
     retrieval: str = "none"
+    query: str | None = None
     retrieved: list[str] = field(default_factory=list)
     scores: list[float] = field(default_factory=list)
     gold: str | None = None

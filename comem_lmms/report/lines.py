@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from comem_lmms import micro
 from comem_lmms.report.reading import Answers, Evaluation
-from comem_lmms.report.rows import METHODS, RETRIEVALS, retrieval_of
+from comem_lmms.report.rows import METHODS, kind_of, retrieval_of, run_of
 
 CONTROLS = ("oracle", "wrong")
 HOW = ("batch_size", "device", "max_batch_size")  # say how answers are computed, not which
@@ -27,9 +27,10 @@ class Line:
     """One method with one model.
 
     Attributes:
-        method, model, retrieval: retrieval is "none", "clip", "oracle", "wrong", or the folder of a retrieval run.
+        method, model, retrieval: retrieval as `retrieval_of` has it.
         k: items a question was given; None where nothing tells.
-        variant: arguments that tell it from lines that are otherwise called the same.
+        variant: arguments that tell it from lines that are otherwise called the same, and of which retrieval run it is
+            where lines of the same retrieval are of several.
         results: by task.
     """
 
@@ -55,7 +56,7 @@ class Line:
     @property
     def is_control(self) -> bool:
         """Whether it was given the right items, or wrong ones, on purpose."""
-        return self.retrieval in CONTROLS
+        return kind_of(self.retrieval) in CONTROLS
 
     def told(self, part: str) -> dict[str, list[str]]:
         """What the answers say of ``fingerprints`` or ``versions``: the values of each, mostly one."""
@@ -82,7 +83,7 @@ def newest(found: Iterable[Evaluation]) -> tuple[dict[Any, dict[str, Evaluation]
 def name_lines(results: Sequence[Mapping[str, Result]]) -> list[Line]:
     """The lines, named so that no two are alike; methods in the order of the paper, controls last."""
     lines = [_line(of_tasks) for of_tasks in results]
-    named = [_with_variant(line, [one for one in lines if _title(one) == _title(line)]) for line in lines]
+    named = [_with_variant(line, lines) for line in lines]
     return sorted(named, key=_order)
 
 
@@ -118,8 +119,12 @@ def _title(line: Line) -> tuple[Any, ...]:
     return line.method, line.model, line.retrieval, line.k
 
 
-def _with_variant(line: Line, alike: Sequence[Line]) -> Line:
+def _with_variant(line: Line, lines: Sequence[Line]) -> Line:
+    alike = [one for one in lines if _title(one) == _title(line)]
     shared = set.intersection(*({*_arguments(one).items()} for one in alike))
+    runs = {run_of(_arguments(one)) for one in lines if one.retrieval == line.retrieval} - {None}
+    if len(runs) > 1:  # else a line of one method would not tell which one of another it goes with
+        shared = {(name, value) for name, value in shared if name != "retrieval"}
     variant = " ".join(f"{name}={value}" for name, value in _arguments(line).items() if (name, value) not in shared)
     return replace(line, variant=variant)
 
@@ -127,11 +132,11 @@ def _with_variant(line: Line, alike: Sequence[Line]) -> Line:
 def _arguments(line: Line) -> dict[str, str]:
     run = next(iter(line.results.values())).run
     given = {**run.arguments, **run.extent}
-    folders = given.get("retrieval") not in (None, *RETRIEVALS)
-    return {n: v for n, v in given.items() if n not in (*HOW, *_SHOWN) or (n == "retrieval" and folders)}
+    told = ["retrieval"] if run_of(given) else []
+    return {name: value for name, value in given.items() if name not in (*HOW, *_SHOWN) or name in told}
 
 
 def _order(line: Line) -> tuple[Any, ...]:
     method = METHODS.index(line.method) if line.method in METHODS else len(METHODS)
-    control = 1 + CONTROLS.index(line.retrieval) if line.is_control else 0
+    control = 1 + CONTROLS.index(kind_of(line.retrieval)) if line.is_control else 0
     return line.model, control, method, line.method, line.k or 0, line.variant

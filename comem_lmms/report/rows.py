@@ -23,7 +23,7 @@ class Row:
 
     Attributes:
         task, method: as lmms-eval calls them; model_args tells variants of a method apart.
-        retrieval: "none", "clip", "oracle" or "wrong"; the folder of a run whose answers all came from a cache.
+        retrieval: as `retrieval_of` has it.
         accuracy, stderr: of the metric, in percent.
         questions: how many were asked.
         prompt_tokens, memory_vectors: a question, on average.
@@ -98,17 +98,34 @@ def write_summary(rows: Sequence[Row], path: Path) -> None:
 
 
 def retrieval_of(method: str, given: Mapping[str, str], usages: Sequence[Mapping[str, Any]]) -> str:
-    """From the arguments, since answers from a cache do not tell; but of a retrieval run they give the folder."""
+    """How items were found: "none", "clip", "oracle" or "wrong"; "clip by text" where the query was not the image.
+
+    From the arguments, since answers from a cache do not tell; of a retrieval run they give the folder, which stands
+    here where all answers are such.
+    """
     if method not in METHODS[1:]:
         return "none"
-    argument = given.get("retrieval", "clip")
-    told = (str(told["retrieval"]) for told in usages if "retrieval" in told)
-    return argument if argument in RETRIEVALS else next(told, argument)
+    if (folder := run_of(given)) is None:
+        return given.get("retrieval", "clip")
+    told = next((told for told in usages if "retrieval" in told), {"retrieval": folder})
+    return f"{told['retrieval']}" + (f" by {by}" if (by := told.get("query")) not in (None, "image") else "")
+
+
+def run_of(given: Mapping[str, str]) -> str | None:
+    """The folder of the retrieval run among the arguments of a model; None where it searched itself, or not at all."""
+    argument = given.get("retrieval")
+    return None if argument in (None, *RETRIEVALS) else argument
+
+
+def kind_of(retrieval: str) -> str:
+    """Of what `retrieval_of` has: without what was searched with."""
+    return retrieval.partition(" by ")[0]
 
 
 def _order(row: Row) -> tuple[Any, ...]:
     """Groups first, then by task; oracle and wrong retrieval, which are controls, after the rest."""
-    retrieval = RETRIEVALS.index(row.retrieval) if row.retrieval in RETRIEVALS else len(RETRIEVALS)
+    kind = kind_of(row.retrieval)
+    retrieval = RETRIEVALS.index(kind) if kind in RETRIEVALS else len(RETRIEVALS)
     method = METHODS.index(row.method) if row.method in METHODS else len(METHODS)
     return not row.tasks, row.task, max(retrieval, 1), method, row.method, row.model_args
 

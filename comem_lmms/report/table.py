@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from comem_lmms.report.rows import Row
+from comem_lmms.report.reading import arguments
+from comem_lmms.report.rows import Row, run_of
 
 COLUMNS = (
     "method",
@@ -56,11 +57,14 @@ def _fewer(row: Row, most: int) -> str:
 
 
 def _method(row: Row, rows: Sequence[Row]) -> str:
-    """The method, with its arguments where others of the same name and retrieval are in the table."""
-    if sum((row.method, row.retrieval) == (other.method, other.retrieval) for other in rows) == 1:
-        return row.method
-    given = ",".join(part for part in row.model_args.split(",") if part != f"retrieval={row.retrieval}")
-    return f"{row.method} {given}".strip()
+    """The method, with its arguments where others of the same name and retrieval are in the table, or with its
+    retrieval run where others of the same retrieval are of another."""
+    same = [other for other in rows if other.retrieval == row.retrieval]
+    runs = {run_of(arguments(other.model_args)) for other in same} - {None}
+    given = [part for part in row.model_args.split(",") if part != f"retrieval={row.retrieval}"]
+    if sum(other.method == row.method for other in same) == 1:
+        given = [part for part in given if part.startswith("retrieval=") and len(runs) > 1]
+    return f"{row.method} {','.join(given)}".strip()
 
 
 def _cells(row: Row) -> tuple[str, ...]:

@@ -115,9 +115,16 @@ def nearest(embeddings: Embeddings, queries: np.ndarray, k: int, device: str = "
 
 
 def tune(
-    index: faiss.Index, space: faiss.ParameterSpace, search: Search, sample: Sample, least: float
+    index: faiss.Index, space: faiss.ParameterSpace, search: Search, sample: Sample, least: float, kind: str
 ) -> tuple[str, float]:
     """Sets how far an index, which ``search`` asks, searches to the least that reaches a recall.
+
+    Args:
+        index: what to set it of, by ``space``.
+        search: what asks the index.
+        sample: what to ask, and what should be found.
+        least: the recall.
+        kind: of the index, as for `choose`.
 
     Returns:
         What was set, as ``nprobe=8``, "" for an index that has nothing to set; and the recall.
@@ -128,7 +135,7 @@ def tune(
     """
     name, low, high = _parameter(index)
     if not name:
-        return "", _enough(sample.recall(search), least, "")
+        return "", _enough(sample.recall(search), least, "", kind)
 
     def recall(value: int) -> float:
         space.set_index_parameter(index, name, value)
@@ -138,7 +145,7 @@ def tune(
     while (reached := recall(value)) < least and value < high and reached - before >= HARDLY:
         low, value, before = value, min(2 * value, high), reached
     farther = "that is the most" if value == high else "hardly more farther on"
-    _enough(reached, least, f" at {name}={value}, and {farther}")
+    _enough(reached, least, f" at {name}={value}, and {farther}", kind)
     while value - low > max(1, value // 10):  # less than a tenth more than what is needed will do
         middle = (low + value) // 2
         low, value = (low, middle) if recall(middle) >= least else (middle, value)
@@ -156,11 +163,12 @@ def _parameter(index: Any) -> tuple[str, int, int]:
     return "", 0, 0
 
 
-def _enough(reached: float, least: float, where: str) -> float:
+def _enough(reached: float, least: float, where: str, kind: str) -> float:
     if reached < least:
+        more = "more --memory, " if kind == "auto" else ""  # which no other index is chosen by
         raise UserError(
-            f"the index finds {reached:.3f} of the 10 nearest{where}, not {least}; give more --memory, another --type, "
-            "or a lower --min-recall"
+            f"the index finds {reached:.3f} of the 10 nearest{where}, not {least}; give {more}another --type, or a "
+            "lower --min-recall"
         )
     return reached
 

@@ -1,6 +1,6 @@
 """One index over several processes and machines: each holds a part, all are asked, the answers are merged.
 
-accelerate launch --num_processes 4 -m comem_lmms.cli retrieve ...
+accelerate launch --multi_gpu --num_processes 4 -m comem_lmms.cli retrieve ...
 """
 
 from collections.abc import Iterator

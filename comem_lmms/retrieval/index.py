@@ -150,7 +150,7 @@ class Index:
             space = faiss.GpuParameterSpace() if device.startswith("cuda") else faiss.ParameterSpace()
             tuned = to_device(index, device)
             asked = cls(tuned, {"reranked": choice.reranked}, embeddings=embeddings if choice.reranked else None)
-            search, recall = tune(tuned, space, lambda *query: Index.search(asked, *query), sample, min_recall)
+            search, recall = tune(tuned, space, lambda *query: Index.search(asked, *query), sample, min_recall, kind)
             if search:  # goes into the file, of which the fingerprint is; on a GPU, a copy was tuned
                 written: Any = faiss.ParameterSpace()
                 written.set_index_parameters(index, search)
@@ -199,8 +199,8 @@ def to_device(index: faiss.Index, device: str) -> faiss.Index:
         raise UserError(f"FAISS searches on cpu or cuda, not on {device!r}; give one of them")
     if not hasattr(faiss, "StandardGpuResources") or not faiss.get_num_gpus():
         raise UserError(
-            f"FAISS cannot search on {device}: it is built without GPUs, or sees none; `pip install "
-            "'comem-lmms[gpu]'`, or use --device cpu"
+            f"FAISS cannot search on {device}: it is built without GPUs, or sees none; install faiss-gpu (`pip install "
+            "'comem-lmms[gpu]'`, in a clone `pip install '.[gpu]'`), or search on the CPU, which is the default"
         )
     _, _, number = device.partition(":")
     options = faiss.GpuClonerOptions()
@@ -209,7 +209,8 @@ def to_device(index: faiss.Index, device: str) -> faiss.Index:
         return faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), int(number or 0), index, options)
     except RuntimeError as error:
         raise UserError(
-            f"FAISS cannot hold this index on {device} ({_reason(error)}); use --device cpu, or --type flat or ivf"
+            f"FAISS cannot hold this index on {device} ({_reason(error)}); search on the CPU, which is the default, or "
+            "build it with `comem-lmms kb index --type flat` or ivf"
         ) from error
 
 
@@ -280,6 +281,11 @@ def _filled(factory: str, embeddings: Embeddings, device: str) -> faiss.Index:
     if isinstance(ivf, faiss.IndexIVFScalarQuantizer) and ivf.sq.qtype == faiss.ScalarQuantizer.QT_fp16:
         ivf.by_residual = False  # codes are the vectors themselves, so scores are those of exact search
     if not index.is_trained:
+        if len(embeddings) < (least := _clusters(ivf or faiss.downcast_index(index))):
+            raise UserError(
+                f"an index {factory!r} is trained from {least:,} vectors at the least, and the base has "
+                f"{len(embeddings):,}; give --type flat"
+            )
         most = max(PER_LIST * (ivf.nlist if ivf else 0), 40_000)
         numbers = np.linspace(0, len(embeddings) - 1, min(most, len(embeddings))).astype(np.int64)
         if ivf and device.startswith("cuda"):
@@ -288,6 +294,11 @@ def _filled(factory: str, embeddings: Embeddings, device: str) -> faiss.Index:
     for shard in tqdm(embeddings.shards(), total=len(embeddings.about["files"]), desc="Indexing", unit="file"):
         index.add(shard.astype(np.float32))
     return index
+
+
+def _clusters(index: Any) -> int:
+    """The largest number of centroids that training makes, each of which takes a vector."""
+    return max(getattr(index, "nlist", 0), index.pq.ksub if hasattr(index, "pq") else 0)
 
 
 def _exact(index: faiss.IndexScalarQuantizer, embeddings: Embeddings) -> faiss.IndexScalarQuantizer:

@@ -147,8 +147,9 @@ class Retriever:
         row = None if query.gold is None else self.knowledge.find(query.gold)
         if row is None:
             raise UserError(
-                f"retrieval={self.kind} needs the id of the right item in the document's `item_id`, and {query.gold!r} "
-                f"is not in knowledge base {self.knowledge.folder}; use retrieval=clip"
+                f"{self.kind} retrieval needs the id of the right item in the document's `item_id`, and {query.gold!r} "
+                f"is not in knowledge base {self.knowledge.folder}; use clip (`comem-lmms retrieve --kind clip`, or "
+                "retrieval=clip among model arguments)"
             )
         return [row]
 

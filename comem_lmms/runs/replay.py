@@ -27,7 +27,7 @@ class Replay:
     def __init__(self, run: Run, knowledge: KnowledgeBase, top_k: int = 0) -> None:
         run.check(knowledge, top_k)
         self.run, self.knowledge = run, knowledge
-        self.kind, self.fingerprint = run.kind, run.fingerprint
+        self.kind, self.by, self.fingerprint = run.kind, run.by, run.fingerprint
 
     def search(self, queries: Iterable[Query], k: int) -> Iterator[list[Hit]]:
         """The hits of each query, in order; fewer than ``k`` where the run has fewer, which is said at the end.
@@ -36,13 +36,14 @@ class Replay:
             UserError: a query lacks what was searched with or is not in the run, or ``k`` is more than the run has.
         """
         self.run.check(self.knowledge, k)
-        asked = short = 0
+        asked = short = none = 0
         for query in queries:
             hits = self._hits(query, k)
-            asked, short = asked + 1, short + (len(hits) < k)
+            asked, short, none = asked + 1, short + (len(hits) < k), none + (not hits)
             yield hits
         if short:
-            log.warning("%s of %s questions have fewer than %s hits in %s", short, asked, k, self.run.folder)
+            told = "%s of %s questions have fewer than %s hits in %s, %s of them none"
+            log.warning(told, short, asked, k, self.run.folder, none)
 
     def _hits(self, query: Query, k: int) -> list[Hit]:
         key = key_of(check(query, self.run.by), self.kind, self.run.by, self.run.right)

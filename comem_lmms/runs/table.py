@@ -8,14 +8,21 @@ from collections.abc import Iterator, Sequence
 from comem_lmms.runs.recall import Recall
 
 WIDTH = 40  # of the longest bar
+_HEAD = ("task", "measure", "part", "questions", "in base", "no hits")  # what a `Recall` begins with
 _FIRST = ((1, 1), (2, 2), (3, 5), (6, 10), (11, 20))
 
 
 def markdown(rows: Sequence[Recall], k: int) -> str:
-    """A table of percentages with standard errors, and below it at which rank each task finds what it looks for."""
-    depths = list(rows[0].at)
-    lines = [("task", "measure", "part", "questions", *(f"recall@{depth} %" for depth in depths))]
-    lines += [(row.task, row.measure, row.part, str(row.questions), *map(_percent, row.at.values())) for row in rows]
+    """A table of percentages with standard errors, and below it at which rank each task finds what it looks for.
+
+    What cannot be judged has no line, but is named with the reason; once for a task of which all is so.
+    """
+    unjudged = [row for row in rows if row.unjudged]
+    wholes = {(row.task, row.measure) for row in unjudged if row.part == "all"}
+    reasons = [row.unjudged for row in unjudged if row.part == "all" or (row.task, row.measure) not in wholes]
+    rows = [row for row in rows if not row.unjudged]
+    lines = [(*_HEAD, *(f"recall@{depth} %" for depth in rows[0].at))]
+    lines += [(*map(_cell, row[: len(_HEAD)]), *map(_percent, row.at.values())) for row in rows]
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     rule = "|" + "|".join("-" * (w + 2) if i < 3 else "-" * (w + 1) + ":" for i, w in enumerate(widths)) + "|"
     table = [
@@ -25,7 +32,8 @@ def markdown(rows: Sequence[Recall], k: int) -> str:
         for line in lines
     ]
     histograms = [histogram(row, k) for row in rows if row.part == "all"]
-    return "\n\n".join(["\n".join([table[0], rule, *table[1:]]), *histograms])
+    said = ["\n".join(f"not measured: {reason}" for reason in reasons)] if reasons else []
+    return "\n\n".join(["\n".join([table[0], rule, *table[1:]]), *said, *histograms])
 
 
 def histogram(row: Recall, k: int) -> str:
@@ -53,7 +61,7 @@ def as_csv(rows: Sequence[Recall]) -> str:
     """A line for each row and k; numbers are fractions."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("task", "measure", "part", "questions", "k", "recall", "stderr"))
+    writer.writerow((*(name.replace(" ", "_") for name in _HEAD), "k", "recall", "stderr"))
     writer.writerows(_lines(rows))
     return text.getvalue().rstrip("\n")
 
@@ -61,7 +69,11 @@ def as_csv(rows: Sequence[Recall]) -> str:
 def _lines(rows: Sequence[Recall]) -> Iterator[tuple[object, ...]]:
     for row in rows:
         for k, one in row.at.items():
-            yield row.task, row.measure, row.part, row.questions, k, one.value, one.stderr
+            yield *row[: len(_HEAD)], k, one.value, one.stderr
+
+
+def _cell(value: object) -> str:
+    return "-" if value is None else str(value)
 
 
 def _percent(one: tuple[float | None, float | None]) -> str:
