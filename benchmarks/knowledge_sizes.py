@@ -1,7 +1,8 @@
-"""What bases of several sizes cost, worked out from what the two benchmarks beside this one measured.
+"""What bases of several sizes cost, worked out from what two other benchmarks measured.
 
     python benchmarks/knowledge_build.py
     python benchmarks/knowledge_search.py --sizes 100000 1000000
+    python benchmarks/knowledge_search.py --device cuda --sizes 1000000 --types flat ivf --images 512 --workers 14
     python benchmarks/knowledge_sizes.py
 
 The table goes between the markers in docs/knowledge.md. Nothing is measured here.
@@ -32,14 +33,13 @@ DIMENSION = 768  # of ViT-L-14
 MEMORY = 32e9  # bytes that the index may take
 
 
-def block(built: dict[str, Any], searched: dict[str, Any]) -> str:
+def block(built: dict[str, Any], searched: dict[str, Any], on_gpu: dict[str, Any]) -> str:
     """The part of the document between the markers."""
     texts, images = built["builds"]
-    largest = {row["type"]: row for row in sorted(searched["indexes"], key=lambda row: row["vectors"])}
     lines = [
         "| base | rows | images | WIT's files, GB | images fetched | built | texts, GB | images, GB | embedded | "
-        "embeddings, GB | index | indexed |",
-        "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|---|--:|",
+        "on a GPU | embeddings, GB | index | indexed | on a GPU |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|---|--:|--:|",
     ]
     for name, rows in BASES.items():
         n = round(rows * IMAGES / ROWS)
@@ -53,28 +53,36 @@ def block(built: dict[str, Any], searched: dict[str, Any]) -> str:
             duration(rows / images["rows_per_s"]),
             f"{of_texts / 1e9:.2f}",
             f"{IMAGE * n / 1e9:.1f}",
-            duration(n / searched["embedding"]["per_second"]),
+            *(duration(n / by["embedding"]["per_second"]) for by in (searched, on_gpu)),
             f"{2 * DIMENSION * n / 1e9:.2f}",
             chosen.factory,
-            duration(indexing(n, chosen.factory, largest)),
+            *(duration(indexing(n, chosen.factory, by["indexes"])) for by in (searched, on_gpu)),
         ]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     lines += [
         "",
         f"Worked out by `python benchmarks/knowledge_sizes.py` from what `knowledge_build.py` ({built['date']}, "
-        f"{built['machine']}) and `knowledge_search.py` ({searched['date']}, {searched['machine']}) measured: "
-        f"{images['rows_per_s']:,.0f} rows/s with images (from a server without limits), {texts['rows_per_s']:,.0f} "
-        f"without, {searched['embedding']['per_second']:.2f} images/s by {searched['embedding']['clip']} "
-        f"and the indexes of {largest['auto']['vectors']:,} vectors, by vectors times lists.",
+        f"{built['machine']}) measured, {images['rows_per_s']:,.0f} rows/s with images (from a server without limits), "
+        f"{texts['rows_per_s']:,.0f} without, and `knowledge_search.py`, "
+        f"{_embedding(searched)} and {_embedding(on_gpu)}, and the indexes of "
+        f"{max(row['vectors'] for row in searched['indexes']):,} vectors, by vectors times lists.",
     ]
     return "\n".join([START, *lines, END])
 
 
-def indexing(n: int, factory: str, largest: dict[str, Any]) -> float:
-    """Seconds: a vector is compared with the centre of every list."""
-    measured = largest["flat" if factory == EXACT else "auto"]
+def indexing(n: int, factory: str, indexes: list[dict[str, Any]]) -> float:
+    """Seconds, by the largest index of the kind: a vector is compared with the centre of every list."""
+    of_kind = [row for row in indexes if (row["build"]["factory"] == EXACT) == (factory == EXACT)]
+    measured = max(of_kind, key=lambda row: row["vectors"])
     lists = _lists(factory) / _lists(measured["build"]["factory"])
     return measured["build"]["seconds"] * lists * n / measured["vectors"]
+
+
+def _embedding(searched: dict[str, Any]) -> str:
+    embedding = searched["embedding"]
+    rate = f"{embedding['per_second']:.3g} images/s by {embedding['clip']}"
+    ahead = f", {embedding['workers']} processes decoding" if embedding["workers"] else ""
+    return f"{rate} ({searched['date']}, {searched['machine']}{ahead})"
 
 
 def _lists(factory: str) -> int:
@@ -91,7 +99,8 @@ def duration(seconds: float) -> str:
 
 def main() -> None:
     results = ROOT / "benchmarks/results"
-    read = [json.loads((results / f"{name}.json").read_text()) for name in ("knowledge_build", "knowledge_search")]
+    names = ("knowledge_build", "knowledge_search", "knowledge_search-cuda")
+    read = [json.loads((results / f"{name}.json").read_text()) for name in names]
     table = block(*read)
     text = DOCUMENT.read_text()
     DOCUMENT.write_text(text.split(START)[0] + table + text.split(END)[1])

@@ -8,8 +8,9 @@ in the paper. Every arrangement runs in a process of its own, so that its peak m
 run. Steps are those of comem_lmms.training.train with the reference's hyper-parameters.
 
 ``reference`` is the reference's arrangement: a second whole copy of the VLM that reads, one sample at a time,
-activations computed again, one backward pass through both. ``batch N`` is ours with N samples at a time; ``kept`` is
-ours without computing activations again, which costs memory.
+activations of layers computed again, one backward pass through both. ``batch N`` is ours with N samples at a time;
+``kept`` is ours without computing activations again, which costs memory, ``tower kept`` without computing the vision
+tower again as a whole.
 """
 
 import argparse
@@ -57,13 +58,15 @@ class Arrangement:
 
     batch_size: int = 1
     checkpointing: bool = True
+    tower: bool = True
     copies: int = 1
 
 
 ARRANGEMENTS = {
-    "reference": Arrangement(copies=2),
+    "reference": Arrangement(tower=False, copies=2),
     "batch 1": Arrangement(),
     "batch 2": Arrangement(batch_size=2),
+    "batch 2, tower kept": Arrangement(batch_size=2, tower=False),
     "batch 4": Arrangement(batch_size=4),
     "batch 8": Arrangement(batch_size=8),
     "batch 1, kept": Arrangement(checkpointing=False),
@@ -74,14 +77,18 @@ ARRANGEMENTS = {
 class Timed(Training):
     """A training of random weights that keeps nothing but the time."""
 
-    def __init__(self, settings: Settings, shape: str, copies: int) -> None:
+    def __init__(self, settings: Settings, shape: str, copies: int, tower: bool) -> None:
         self.shape, self.seconds = shape, [0.0]
         super().__init__(settings)
+        reader = self.vlm
         if copies == 2:
             reader = FrozenVLM("copy", make_vlm(shape, self.vlm.device).model, self.vlm.processor)
             if settings.activation_checkpointing:
                 checkpoint_activations(reader)
             self.learner = OneGraph(self.accelerator, self.learner.compressor, self.encoder, reader)
+        if not tower:  # layers alone are computed again
+            for vlm in (self.vlm, reader):
+                vars(vlm.model.model).pop("get_image_features", None)
 
     def _load_vlm(self, device: str) -> FrozenVLM:
         return make_vlm(self.shape, torch.device(device))
@@ -129,7 +136,7 @@ def measure(shape: str, name: str, folder: Path, global_batch: int) -> dict[str,
         tracker="none",
         dtype="auto",
     )
-    training = Timed(settings, shape, arrangement.copies)
+    training = Timed(settings, shape, arrangement.copies, arrangement.tower)
     device = training.vlm.device
     with peak(device) as memory:
         training.run()

@@ -5,6 +5,8 @@ reader, with the adapter off, and from there through the encoder, with the adapt
 both, activations that are computed again are computed by the right one of the two, and nothing of the reader can learn.
 """
 
+from collections.abc import Callable
+from functools import wraps
 from typing import Any, NamedTuple
 
 import torch
@@ -12,6 +14,7 @@ from accelerate import Accelerator
 from comem_lmms.training.batches import Batch, prefixes
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import BatchFeature
 from transformers.modeling_layers import GradientCheckpointingLayer
 
@@ -114,15 +117,28 @@ class Learnt(NamedTuple):
 def checkpoint_activations(*vlms: FrozenVLM) -> None:
     """Has the layers of models compute their activations again in the backward pass instead of keeping them.
 
-    transformers ties that to training mode; the layers alone are put into it, what is inside them stays as in use.
+    transformers ties that to training mode; the layers alone are put into it, what is inside them stays as in use. The
+    vision tower as a whole is computed again as well: what its layers read, of four times the tokens, is not kept while
+    the language model learns.
     """
     for vlm in vlms:
+        if vlm.sees_images:
+            core = vlm.model.model
+            core.get_image_features = _computed_again(core.get_image_features)
         # Named so since transformers 5.24.
         enable: Any = getattr(vlm.model, "activation_checkpointing_enable", None)
         enable = enable or vlm.model.gradient_checkpointing_enable
         enable({"use_reentrant": False})
         for layer in _layers(vlm):
             layer.training = True
+
+
+def _computed_again(function: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(function)  # transformers' ``generate`` looks at its arguments
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return checkpoint(function, *args, use_reentrant=False, **kwargs)
+
+    return call
 
 
 def _layers(vlm: FrozenVLM) -> list[nn.Module]:

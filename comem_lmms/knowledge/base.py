@@ -149,7 +149,7 @@ class KnowledgeBase:
                 remedy = "it is not finished, run the command that began it again"
             raise UserError(f"no knowledge base at {folder}: {MANIFEST} is missing; {remedy}")
         manifest = read_json(folder / MANIFEST)
-        if "items" not in manifest or "images" not in manifest:
+        if not {"items", "images"} & manifest.keys():
             raise UserError(f"{folder} holds something else than a knowledge base; give the folder of one")
         if manifest.get("format") != FORMAT or not isinstance(manifest.get("files"), dict):
             raise UserError(
