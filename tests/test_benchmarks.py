@@ -16,6 +16,17 @@ def test_peak_memory_at_a_real_size_is_the_measured_one():
     assert ratio <= 1.15
 
 
+def test_what_training_costs_beside_the_reference_is_the_measured_one():
+    measured = json.loads((ROOT / "benchmarks/results/training-7b-cuda.json").read_text())["arrangements"]
+    ours, reference = measured["batch 2"], measured["reference"]
+    memory, speed = (ours[what] / reference[what] for what in ("peak_gb", "samples_per_second"))
+    said = " ".join((ROOT / "README.md").read_text().split())
+    assert f"{memory:.2f} times the memory of the reference's arrangement" in said
+    assert f"{speed:.2f} times as many samples a second" in said
+    assert memory <= 0.6
+    assert speed >= 1.5
+
+
 @pytest.mark.parametrize("name", ["answering", "linking", "stored", "training", "training_weights"])
 def test_the_table_of_a_document_is_the_measured_one(name):
     spec = util.spec_from_file_location(name, ROOT / f"benchmarks/{name}.py")

@@ -5,17 +5,20 @@ import shutil
 
 import pytest
 import torch
-from comem_lmms.training.batches import Collator, prefixes
+from comem_lmms.training.batches import Collator, in_order, prefixes
 from comem_lmms.training.data import TrainingData
 from comem_lmms.training.micro import chats as training_chats
 from comem_lmms.training.micro import clip, memory, samples
 from comem_lmms.training.micro import vlm as vlm_recipe
-from comem_lmms.training.micro.common import training_realms
+from comem_lmms.training.micro.__main__ import train_all
+from comem_lmms.training.micro.common import run, training_realms
 from comem_lmms.training.settings import load
 from numpy.random import RandomState
 
 from comem_lmms import micro
 from comem_lmms.encoder import MemoryEncoder, fingerprint
+from comem_lmms.errors import UserError
+from comem_lmms.files import write_json
 from comem_lmms.knowledge import KnowledgeBase
 from comem_lmms.microseek.words import ATTRIBUTES
 from comem_lmms.retrieval import ClipEmbedder
@@ -49,7 +52,7 @@ def test_clip_recipe(tmp_path, command, monkeypatch, questions):
 
 
 def test_memory_recipe(tmp_path, command, knowledge, monkeypatch, capsys, another_vlm):
-    """Short pages are never learnt well enough here, so they are begun twice, and what is learnt last is kept."""
+    """Short pages are never learnt well enough here, so they are begun twice, and the better one is gone on from."""
     monkeypatch.setattr(memory, "ENOUGH", {"short": memory.Enough(1.1, 2, anew=True), "full": memory.Enough(0.0, 3)})
     out, rounds = tmp_path / "encoder", tmp_path / "encoder-rounds"
     arguments = (out, "--vlm", "micro", "--steps", 3)  # one is held out, and one warms up
@@ -57,28 +60,71 @@ def test_memory_recipe(tmp_path, command, knowledge, monkeypatch, capsys, anothe
     names = ["short-1", "short-2", "full-1"]
     log = json.loads((out / "training.json").read_text())
     assert log["settings"] == {"seed": 3}
-    assert [done["pages"] for done in log["measured"]["rounds"]] == names
+    assert [done["round"] for done in log["measured"]["rounds"]] == names
     encoder = MemoryEncoder.load(str(out), FrozenVLM.load("micro", device="cpu"))
     assert encoder.encode([knowledge[0]]).shape == (1, 8, 160)
     records = [json.loads((rounds / name / "encoder/training.json").read_text()) for name in names]
     made = [fingerprint(str(rounds / name / "encoder")) for name in names]
     assert len(set(made)) == 3
-    assert [one["start_fingerprint"] for one in records] == [None, None, made[1]]
+    better = made[int(records[1]["exact_matches"][-1] > records[0]["exact_matches"][-1])]
+    assert [one["start_fingerprint"] for one in records] == [None, None, better]
     assert fingerprint(str(out)) == made[2]
     settings = [(one["settings"]["seed"], one["settings"]["shuffle"], one["data_manifest"]["seed"]) for one in records]
     assert settings == [(3, False, 3), (1003, False, 1003), (3, False, 3)]
     assert sorted(path.name for path in rounds.glob("*/*")) == ["encoder"] * 3
     assert not list(rounds.rglob("checkpoints"))
-    before = (out / "training.json").stat().st_mtime_ns, fingerprint(str(out))
-    command(memory, *arguments, "--seed", 3)  # all is there
-    assert fingerprint(str(out)) == before[1]
+    ran = []
+    monkeypatch.setattr(memory, "run", lambda *given: ran.append(given) or run(*given))
+    command(memory, *arguments, "--seed", 3)
+    assert not ran  # all is there
+    shutil.rmtree(rounds / "full-1")
+    command(memory, *arguments, "--seed", 3)
+    assert [given[0].rpartition(".")[2] for given in ran] == ["samples", "train"]
+    assert fingerprint(str(out)) == made[2]
     capsys.readouterr()
-    for other in (("--seed", 4), ("--seed", 3, "--steps", 1), ("--seed", 3, "--vlm", str(another_vlm))):
+    for other in (("--seed", 4), ("--seed", 3, "--steps", 4), ("--seed", 3, "--vlm", str(another_vlm))):
         with pytest.raises(SystemExit, match="2"):
             command(memory, *arguments, *other)
         (said,) = capsys.readouterr().err.splitlines()
         assert f"remove {rounds}" in said
-    assert fingerprint(str(out)) == before[1]
+    monkeypatch.setattr(memory, "ANSWERED", 128)
+    command(memory, *arguments, "--seed", 3)  # which does not change what is learnt
+    monkeypatch.setattr(memory, "HELD_OUT", 128)
+    with pytest.raises(SystemExit, match="2"):
+        command(memory, *arguments, "--seed", 3)
+    assert "was made with eval_samples=512, not 128; remove" in capsys.readouterr().err
+    assert fingerprint(str(out)) == made[2]
+
+
+def test_the_best_of_what_is_begun_anew_is_gone_on_from(tmp_path, monkeypatch, caplog):
+    trained, shares = [], iter((0.3, 0.7, 0.5, 0.2))
+
+    def train(self):
+        trained.append(self)
+        self.encoder.mkdir(parents=True)
+        for name in memory.FILES:
+            (self.encoder / name).write_text(self.folder.name)
+        return {"exact_matches": [[9, next(shares)]], "step": 9, "losses": [1.0]}
+
+    monkeypatch.setattr(memory.Round, "train", train)
+    monkeypatch.setattr(memory, "ENOUGH", {"short": memory.Enough(0.9, 3, anew=True), "full": memory.Enough(0.0, 1)})
+    memory.train_rounds(tmp_path / "out", "micro", 7, None)
+    assert [(one.folder.name, one.start and one.start.parent.name, one.seed) for one in trained] == [
+        ("short-1", None, 7),
+        ("short-2", None, 1007),
+        ("short-3", None, 2007),
+        ("full-1", "short-2", 7),
+    ]
+    assert "short pages: in the end 50.0 % are right, not 90" in caplog.text
+    assert {(tmp_path / "out" / name).read_text() for name in memory.FILES} == {"full-1"}
+
+
+def test_parts_of_another_seed_are_refused_before_anything_is_trained(tmp_path):
+    (tmp_path / "out/vlm").mkdir(parents=True)
+    write_json(tmp_path / "out/vlm/training.json", {"settings": {"seed": 3}})
+    with pytest.raises(UserError, match=r"out/vlm is of seed 3, not 2; name another folder"):
+        train_all(tmp_path / "out", 2)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["vlm"]
 
 
 @pytest.fixture
@@ -167,6 +213,13 @@ def test_samples_are_about_their_step_and_the_right_page_is_the_best(full):
         assert {other.partition("-")[0] for other in others} == {step}
         assert sample.answer in full.knowledge[sample.rows[0]].text
     assert {sample.rows[1] for sample in map(full.__getitem__, range(96))} > {1, 2, 3}  # of all the step
+
+
+def test_whole_steps_are_held_out(full):
+    train_on, held_out = full.split(96, 1)
+    steps = [held_out, *in_order(train_on, 96)]
+    assert [len(step) for step in steps] == [96] * 3
+    assert sorted(sorted({number // 96 for number in step}) for step in steps) == [[0], [1], [2]]
 
 
 def test_the_shipped_encoder_knows_such_pages(full, encoder, vlm):

@@ -2,20 +2,22 @@
 
     python -m comem_lmms.training.micro OUT [--seed 2]
 
-A part that is there already and of the same seed is not trained again, so an interrupted run goes on where it was.
+A part that is there already is not trained again, so an interrupted run goes on where it was.
 """
 
 import argparse
-import json
 import shutil
 from pathlib import Path
 
 from comem_lmms.training.micro.common import in_one_line, run
 
 from comem_lmms import micro
+from comem_lmms.errors import UserError
+from comem_lmms.files import read_json
 from comem_lmms.knowledge import KnowledgeBase
 from comem_lmms.retrieval import ClipEmbedder, Index, embed
 
+PARTS = ("clip", "vlm", "memory_encoder")
 RUNS = ("baseline", "vanilla_rag", "comem", "vanilla_rag:oracle", "comem:oracle", "comem:wrong")
 
 
@@ -32,9 +34,12 @@ def train_all(out: Path, seed: int) -> None:
     """Models, then the table.
 
     Raises:
-        UserError: what is there is of something else, or cannot be written.
+        UserError: what is there is of another seed, or cannot be written.
     """
     out.mkdir(parents=True, exist_ok=True)
+    for log in (out / part / "training.json" for part in PARTS):
+        if log.is_file() and (found := read_json(log)["settings"]["seed"]) != seed:
+            raise UserError(f"{log.parent} is of seed {found}, not {seed}; name another folder")
     _train("clip", out / "clip", "--seed", str(seed))
     _train("vlm", out / "vlm", "--seed", str(seed))
     _train("memory", out / "memory_encoder", "--vlm", str(out / "vlm"), "--seed", str(seed))
@@ -45,8 +50,7 @@ def train_all(out: Path, seed: int) -> None:
 
 
 def _train(recipe: str, out: Path, *arguments: str) -> None:
-    log = out / "training.json"
-    if not log.is_file() or json.loads(log.read_text())["settings"]["seed"] != int(arguments[-1]):
+    if not (out / "training.json").is_file():
         run(f"comem_lmms.training.micro.{recipe}", str(out), *arguments)
 
 

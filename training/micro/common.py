@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from comem_lmms.errors import UserError
+from comem_lmms.files import write_json
 from comem_lmms.microseek import world
 
 START = time.monotonic()
@@ -81,7 +82,7 @@ def run(module: str, *arguments: str) -> None:
     print(json.dumps([module, *arguments]), file=sys.stderr)
     status = subprocess.run([sys.executable, "-m", module, *arguments]).returncode
     if status:
-        sys.exit(status)  # it has said why
+        sys.exit(status)  # it has said why, unless it was killed
 
 
 @contextmanager
@@ -100,7 +101,7 @@ def write_log(folder: Path, settings: dict[str, object], curve: list[float], **m
     versions = {name: version(name) for name in ("torch", "transformers", "numpy", "pillow")}
     losses = [round(float(np.mean(curve[i : i + 10])), 4) for i in range(0, len(curve), 10)]
     record = {"settings": settings, "last_session": session, "versions": versions, "measured": measured, "loss": losses}
-    (folder / "training.json").write_text(json.dumps(record, indent=1) + "\n")
+    write_json(folder / "training.json", record)
 
 
 def _schedule(step: int, steps: int) -> float:

@@ -13,15 +13,17 @@ it may be. Short pages are begun anew each time: a seed that finds out late, or 
 import argparse
 import logging
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from comem_lmms.training.micro.common import in_one_line, run, write_log
 from comem_lmms.training.micro.samples import STAGES
+from comem_lmms.training.settings import DEFAULTS, FREE, load
 from comem_lmms.training.synthesis.store import MANIFEST
 from comem_lmms.training.train import RECORD
 
-from comem_lmms.encoder import FILES
+from comem_lmms.encoder import FILES, fingerprint
 from comem_lmms.errors import UserError
 from comem_lmms.files import read_json
 from comem_lmms.fingerprints import checkpoint_fingerprint
@@ -45,6 +47,7 @@ class Enough(NamedTuple):
 
 ENOUGH = {"short": Enough(0.8, 5, anew=True), "longer": Enough(0.97, 4), "full": Enough(0.0, 1)}
 HELD_OUT, ANSWERED = 512, 256  # samples
+PLACES = ("pretrained", "data", "knowledge", "out", "start")  # settings
 
 
 class Round(NamedTuple):
@@ -55,7 +58,7 @@ class Round(NamedTuple):
         stage: the kind of pages.
         steps: of training.
         vlm: to make memories for.
-        start: the encoder to go on from; none for the first.
+        start: the encoder to go on from; None for a fresh one.
         seed: of pages and of what else is random.
     """
 
@@ -75,15 +78,14 @@ class Round(NamedTuple):
         """Makes samples and trains on them, unless that is done; returns the training's record.
 
         Raises:
-            UserError: what is there is of another seed, VLM or number of steps.
+            UserError: what is there is of another seed, VLM, start, kind of pages or setting.
         """
         if not (self.encoder / RECORD).is_file():
             self._make_samples()
             run("comem_lmms.training.train", "--config", "micro", "--set", *self._settings())
         record = read_json(self.encoder / RECORD)
-        self._check(record["data_manifest"])
-        if record["vlm_fingerprint"] != checkpoint_fingerprint(self.vlm):
-            raise UserError(f"{self.encoder} is for another VLM than {self.vlm}; remove {self.folder.parent}")
+        self._check_samples(record["data_manifest"])
+        self._check({**DEFAULTS, **record["settings"], **record}, self._asked())
         # The seed makes the samples again, and nothing goes on from the checkpoints.
         for left in (*self.folder.glob("data*"), self.folder / "knowledge", self.encoder / "checkpoints"):
             shutil.rmtree(left, ignore_errors=True)
@@ -93,15 +95,27 @@ class Round(NamedTuple):
         if not (self.folder / "data").is_dir():
             given = ("--stage", self.stage, "--seed", str(self.seed), "--steps", str(self.steps))
             run("comem_lmms.training.micro.samples", str(self.folder), *given)
-        self._check(read_json(self.folder / "data" / MANIFEST))
+        self._check_samples(read_json(self.folder / "data" / MANIFEST))
 
-    def _check(self, manifest: dict[str, Any]) -> None:
-        there = (manifest["seed"], manifest["stage"]["steps"])
-        if there != (self.seed, self.steps):
-            raise UserError(
-                f"{self.folder} has seed {there[0]} and {there[1]} steps, not {self.seed} and {self.steps}; remove "
-                f"{self.folder.parent}, or name another folder"
-            )
+    def _check_samples(self, manifest: dict[str, Any]) -> None:
+        stage = STAGES[self.stage]._replace(steps=self.steps)
+        asked = {**stage._asdict(), "memories": list(stage.memories), "seed": self.seed}
+        self._check({**manifest["stage"], "seed": manifest["seed"]}, asked)
+
+    def _asked(self) -> dict[str, Any]:
+        """What the training's record is to have; where things lie does not matter."""
+        settings = asdict(load("micro", self._settings()))
+        asked = {name: value for name, value in settings.items() if name not in (*FREE, *PLACES)}
+        asked["start_fingerprint"] = fingerprint(str(self.start)) if self.start else None
+        return asked | {"vlm_fingerprint": checkpoint_fingerprint(self.vlm)}
+
+    def _check(self, found: dict[str, Any], asked: dict[str, Any]) -> None:
+        for name, value in asked.items():
+            if found[name] != value:
+                raise UserError(
+                    f"{self.folder} was made with {name}={found[name]}, not {value}; remove {self.folder.parent}, or "
+                    "name another folder"
+                )
 
     def _settings(self) -> list[str]:
         """On the command line of the training."""
@@ -128,31 +142,35 @@ def train_rounds(out: Path, vlm: str, seed: int, steps: int | None) -> None:
     """Trains on each kind of pages until enough is learnt, and writes the encoder and its ``training.json``.
 
     Raises:
-        UserError: there is no such VLM, or what is there is of another seed, VLM or number of steps.
+        UserError: there is no such VLM, or what is there is of another seed, VLM, kind of pages or setting.
     """
     checkpoint_fingerprint(vlm)
     rounds, curve = [], []
     last: Round | None = None
     for stage, enough in ENOUGH.items():
-        before = last and last.encoder
+        before, tried = last and last.encoder, []
         for number in range(1, enough.most + 1):
             last = Round(
-                out.with_name(f"{out.name}-rounds") / f"{stage}-{number}",
+                out.absolute().with_name(f"{out.absolute().name}-rounds") / f"{stage}-{number}",
                 stage,
-                steps or STAGES[stage].steps,
+                STAGES[stage].steps if steps is None else steps,
                 vlm,
                 before if enough.anew else last and last.encoder,
                 seed + 1000 * (number - 1),  # new pages
             )
             record = last.train()
             right = record["exact_matches"][-1][1]
-            rounds.append({"pages": last.folder.name, "steps": record["step"], "answers_right": round(right, 4)})
+            tried.append((right, last))
+            rounds.append({"round": last.folder.name, "steps": record["step"], "answers_right": round(right, 4)})
             curve += record["losses"]
             if right >= enough.right:
                 break
         else:
-            log.warning("%s pages: in the end %.0f %% are right, not %.0f", stage, 100 * right, 100 * enough.right)
+            log.warning("%s pages: in the end %.1f %% are right, not %.0f", stage, 100 * right, 100 * enough.right)
+            if enough.anew:
+                _, last = max(tried, key=lambda one: one[0])
     out.mkdir(parents=True, exist_ok=True)
+    (out / RECORD).unlink(missing_ok=True)  # of the files before these
     for name in FILES:
         shutil.copy(last.encoder / name, out)
     write_log(out, {"seed": seed}, curve, rounds=rounds)
@@ -166,6 +184,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--steps", type=int, help="of each round, for a trial; default: the stage's")
     args = parser.parse_args()
+    if args.steps is not None and args.steps < 2:
+        parser.error("--steps must be 2 or more: one is held out")
     with in_one_line():
         train_rounds(args.out, args.vlm, args.seed, args.steps)
 

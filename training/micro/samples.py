@@ -133,8 +133,12 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="of training to make samples for; default: the stage's")
     args = parser.parse_args()
     stage = STAGES[args.stage]
+    if args.steps is not None:
+        stage = stage._replace(steps=args.steps)
+    if stage.steps < 1:
+        parser.error("--steps must be 1 or more")
     with in_one_line():
-        make_samples(args.out, stage._replace(steps=args.steps or stage.steps), args.seed)
+        make_samples(args.out, stage, args.seed)
 
 
 if __name__ == "__main__":
