@@ -23,6 +23,7 @@ import tiny
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from comem_lmms.training import learning as learning_module
 from comem_lmms.training import settings as settings_module
 from comem_lmms.training import text
 from comem_lmms.training import train as train_module
@@ -38,10 +39,12 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from samples import rows_of, write
 from tiny import CHATS, ITEMS
+from torch.utils.checkpoint import checkpoint
 
 from comem_lmms import micro
 from comem_lmms.encoder import MemoryEncoder
 from comem_lmms.errors import UserError
+from comem_lmms.files import alone
 from comem_lmms.knowledge import KnowledgeBase
 from comem_lmms.models.arguments import MemoryArguments
 from comem_lmms.models.loading import Parts
@@ -316,11 +319,15 @@ def test_gradients_are_those_of_one_graph_kept_or_computed_again(family):
     expected = gradients(encoder)
     encoder.vlm.model.zero_grad()
     encoder.resampler.zero_grad()
-    calls = []
-    layer = next(m for n, m in encoder.vlm.model.named_modules() if n.endswith("layers.0.mlp") and "vision" not in n)
+    calls, looks = [], []
+    firsts = [(n, m) for n, m in encoder.vlm.model.named_modules() if re.search(r"(layers?|blocks)\.0\.mlp$", n)]
+    (layer,) = (m for n, m in firsts if "vision" not in n and "visual" not in n)
+    (tower,) = (m for n, m in firsts if "vision" in n or "visual" in n)
     layer.register_forward_pre_hook(lambda *_: calls.append(1))
+    tower.register_forward_pre_hook(lambda *_: looks.append(1))
     learnt = learner_of(encoder).accumulate(batch_of(encoder), 4)
     kept, calls[:] = len(calls), []
+    seen, looks[:] = len(looks), []
     torch.testing.assert_close(learnt.losses, losses.detach(), atol=1e-5, rtol=0)
     got = gradients(encoder)
     assert got.keys() == expected.keys()
@@ -332,8 +339,37 @@ def test_gradients_are_those_of_one_graph_kept_or_computed_again(family):
     learner_of(encoder).accumulate(batch_of(encoder), 4)
     again = gradients(encoder)
     assert len(calls) == 2 * kept  # the encoder's and the reader's layer, each once more
+    assert len(looks) == seen + 2  # the encoder's, once with its tower and once more; the reader's learns nothing
     for name in got:
         torch.testing.assert_close(again[name], got[name], atol=1e-6, rtol=1e-5)
+
+
+def test_dropout_is_the_same_where_activations_are_computed_again(family, monkeypatch):
+    given = []
+
+    def noting(function, *args, **kwargs):
+        given.append((args, kwargs))
+        return checkpoint(function, *args, **kwargs)
+
+    def learn():
+        torch.manual_seed(5)
+        learner_of(encoder).accumulate(batch_of(encoder), 4)
+        found = gradients(encoder)
+        encoder.vlm.model.zero_grad()
+        encoder.resampler.zero_grad()
+        return found
+
+    encoder = make(family, dropout=0.5)
+    kept = learn()
+    monkeypatch.setattr(learning_module, "checkpoint", noting)
+    checkpoint_activations(encoder.vlm)
+    again = learn()
+    assert kept.keys() == again.keys()
+    for name in kept:
+        torch.testing.assert_close(again[name], kept[name], atol=1e-6, rtol=1e-5)
+    assert given  # random numbers of a GPU are kept for what is given by its place
+    assert all(any(isinstance(one, torch.Tensor) for one in args) for args, _ in given)
+    assert all(kwargs == {"use_reentrant": False} for _, kwargs in given)
 
 
 def test_dropout_is_the_adapters_alone(tmp_path):
@@ -667,10 +703,20 @@ def test_another_training_is_not_gone_on_with(of, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"file/deep/out' cannot be made: .*file is no folder to write to"):
         Training(of("file/deep/out"))
+    (tmp_path / "begun").mkdir()
+    (tmp_path / "begun/run.json.partial").write_text("{")  # of one that was killed at once
+    Training(of("begun"))
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken/file").write_text("")
     with pytest.raises(UserError, match="is there and holds no training"):
         Training(of("taken"))
+
+
+def test_one_training_at_a_time(of, tmp_path):
+    (tmp_path / "out").mkdir()
+    with alone(tmp_path / "out"), pytest.raises(UserError, match=r"another process is at work in .*out; wait for it"):
+        train(of())
+    train(of())
 
 
 def test_a_damaged_checkpoint_is_named(of, tmp_path):

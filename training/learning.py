@@ -118,13 +118,13 @@ def checkpoint_activations(*vlms: FrozenVLM) -> None:
     """Has the layers of models compute their activations again in the backward pass instead of keeping them.
 
     transformers ties that to training mode; the layers alone are put into it, what is inside them stays as in use. The
-    vision tower as a whole is computed again as well: what its layers read, of four times the tokens, is not kept while
-    the language model learns.
+    vision tower is computed again as a whole as well, so what its layers read is not kept while the language model
+    learns.
     """
-    for vlm in vlms:
-        if vlm.sees_images:
-            core = vlm.model.model
-            core.get_image_features = _computed_again(core.get_image_features)
+    for vlm in dict.fromkeys(vlms):
+        core = vlm.model.model
+        if tower := getattr(core, "get_image_features", None):  # a text LLM has none
+            core.get_image_features = _computed_again(tower)
         # Named so since transformers 5.24.
         enable: Any = getattr(vlm.model, "activation_checkpointing_enable", None)
         enable = enable or vlm.model.gradient_checkpointing_enable
@@ -136,7 +136,11 @@ def checkpoint_activations(*vlms: FrozenVLM) -> None:
 def _computed_again(function: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(function)  # transformers' ``generate`` looks at its arguments
     def call(*args: Any, **kwargs: Any) -> Any:
-        return checkpoint(function, *args, use_reentrant=False, **kwargs)
+        def positional(*values: Any) -> Any:
+            return function(*values[: len(args)], **dict(zip(kwargs, values[len(args) :], strict=True)))
+
+        # By their place: the random numbers of dropout are kept for the devices of such arguments alone.
+        return checkpoint(positional, *args, *kwargs.values(), use_reentrant=False)
 
     return call
 

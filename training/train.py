@@ -45,7 +45,7 @@ from comem_lmms.backbones import backbone
 from comem_lmms.encoder import MemoryEncoder
 from comem_lmms.encoder import fingerprint as encoder_fingerprint
 from comem_lmms.errors import UserError, one_line
-from comem_lmms.files import on_disk, read_json, sync, write_json
+from comem_lmms.files import LOCK, alone, on_disk, read_json, sync, write_json
 from comem_lmms.fingerprints import checkpoint_fingerprint
 from comem_lmms.knowledge import KnowledgeBase
 from comem_lmms.reference.reading import ReferenceEncoder
@@ -139,12 +139,22 @@ class Training:
         self.checkpoints = Checkpoints(self.out / "checkpoints", self.accelerator, self.encoder, settings.keep)
 
     def run(self) -> Path:
-        """Takes the steps that are left and writes the encoder."""
-        latest = self.checkpoints.latest()
-        if self.accelerator.is_main_process:
+        """Takes the steps that are left and writes the encoder.
+
+        Raises:
+            UserError: another training is at work in ``out``, the disk is full, or the loss is no number any more.
+        """
+        if not self.accelerator.is_main_process:
+            return self._run()
+        with on_disk(self.out):
+            self.out.mkdir(parents=True, exist_ok=True)
+        with alone(self.out):
             with on_disk(self.out):
-                self.out.mkdir(parents=True, exist_ok=True)
                 write_json(self.out / RUN, self.about)
+            return self._run()
+
+    def _run(self) -> Path:
+        latest = self.checkpoints.latest()
         self.progress = self.checkpoints.restore(latest) if latest else Progress()
         self._start_tracker()
         log.info(
@@ -326,7 +336,8 @@ class Training:
     def _check_run(self) -> None:
         """Raises UserError if ``out`` holds another training, or something else."""
         if not (self.out / RUN).is_file():
-            if self.out.exists() and (not self.out.is_dir() or any(self.out.iterdir())):
+            begun = {LOCK, f"{RUN}.partial"}  # of one that was killed at once
+            if self.out.exists() and not (self.out.is_dir() and {p.name for p in self.out.iterdir()} <= begun):
                 raise UserError(f"{self.out} is there and holds no training; give out= a new folder")
             above = next(parent for parent in self.out.absolute().parents if parent.exists())
             if not above.is_dir() or not os.access(above, os.W_OK):
