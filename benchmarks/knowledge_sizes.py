@@ -97,11 +97,14 @@ def duration(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds >= 1 else "< 1 s"
 
 
-def main() -> None:
-    results = ROOT / "benchmarks/results"
+def measured() -> list[dict[str, Any]]:
+    """What was measured: building, embedding and indexing on a processor, and on a GPU."""
     names = ("knowledge_build", "knowledge_search", "knowledge_search-cuda")
-    read = [json.loads((results / f"{name}.json").read_text()) for name in names]
-    table = block(*read)
+    return [json.loads((ROOT / f"benchmarks/results/{name}.json").read_text()) for name in names]
+
+
+def main() -> None:
+    table = block(*measured())
     text = DOCUMENT.read_text()
     DOCUMENT.write_text(text.split(START)[0] + table + text.split(END)[1])
     print(table)
